@@ -1,0 +1,41 @@
+"""Base of every component's configuration model: strict, frozen, and able to build its component."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from streamspec.core.interfaces import Reducer, Sink, Source, Stage
+
+
+class ComponentConfig(BaseModel):
+    """Unknown keys are refused and values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfigBase(ComponentConfig):
+    """A source's configuration; the field ``type`` of each subclass names it in YAML."""
+
+    def build(self, name: str) -> Source:
+        """The source, not yet opened. ``name`` is its key under ``sources``."""
+        raise NotImplementedError
+
+
+class StageConfigBase(ComponentConfig):
+    """A stage's configuration."""
+
+    def build(self) -> Stage:
+        """The stage, in a worker process. Heavy imports belong here or in the stage's ``open``."""
+        raise NotImplementedError
+
+    def build_reducer(self) -> Reducer | None:
+        """The half that merges deltas in the dispatcher, if the stage has one."""
+        return None
+
+
+class SinkConfigBase(ComponentConfig):
+    """A sink's configuration."""
+
+    def build(self, name: str) -> Sink:
+        """The sink, not yet opened. ``name`` is its key under ``sinks``."""
+        raise NotImplementedError

@@ -1,0 +1,235 @@
+"""All contracts in one place. Each has one to three methods; optional abilities are protocols of their own.
+
+Who implements what: a *source* fills slots through an :class:`Intake`; a *stage* works on a
+:class:`Segment` inside a worker process; a *sink* takes :class:`Delivery` batches; a *reducer* merges in
+the dispatcher what stages emitted as deltas; a *policy* turns an observation into proposals and reads no
+clock; an *actuator* changes the host and can put it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from streamspec.core.resources import Allocation
+from streamspec.core.segment import SlotLayout
+from streamspec.core.tally import Tally
+
+Bytes = npt.NDArray[np.uint8]
+Slots = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.void]
+
+
+class Clock(Protocol):
+    """Time as the engine sees it, passed in so that tests own it."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds that never run backwards."""
+
+    def time_ns(self) -> int:
+        """Nanoseconds since 1970."""
+
+
+# -- sources ----------------------------------------------------------------------------------
+class Intake(Protocol):
+    """What the engine gives a source: empty slots, and a place to hand in full ones.
+
+    A source acquires a slot, writes payload, packet table, key and the dispatcher's header columns
+    ``length, packets, timestamp_ns, arrival_ns, content, link_type, key_hash, token``, and commits it.
+    ``source``, ``segment_id``, ``lane`` and ``queued_ns`` are the engine's.
+    """
+
+    layout: SlotLayout
+    memory: Bytes
+    """The whole mapping as ``uint8``; for kernels, with :meth:`offset`."""
+    headers: Rows
+    """One ``HEADER`` row per slot."""
+    clock: Clock
+    tally: Tally
+    """For what this source could not take: ``socket_drops``, ``kernel_drops``, ``malformed_*``, ..."""
+
+    def acquire(self) -> int:
+        """An empty slot with a zeroed header in state OPEN, or -1 when there is none now (backpressure)."""
+
+    def acquire_by_shedding(self) -> int:
+        """As :meth:`acquire`, but for sources that cannot wait: when nothing is free, the oldest
+        waiting segment of the least urgent lane, from a source that cannot wait either, is shed
+        (counted). -1 when nothing may be shed."""
+
+    def offset(self, slot: int) -> int:
+        """Byte offset of the slot in :attr:`memory`; its regions follow :attr:`layout`."""
+
+    def payload(self, slot: int) -> Bytes:
+        """Writable view of the payload region, ``layout.payload_bytes`` long."""
+
+    def packets(self, slot: int) -> Rows:
+        """Writable view of the packet table, ``layout.packet_capacity`` rows of ``PACKET``."""
+
+    def set_key(self, slot: int, key: bytes, meta: bytes = b"") -> None:
+        """Store the stream key (and the source's metadata) and set ``key_hash``."""
+
+    def commit(self, slots: Sequence[int] | Slots) -> None:
+        """Hand over finished segments, in order of arrival. Never blocks."""
+
+    def release(self, slot: int) -> None:
+        """Give back a slot that was acquired and not committed."""
+
+    async def wait_for_room(self) -> None:
+        """Return when :meth:`acquire` is worth trying again."""
+
+
+class Source(Protocol):
+    """Where segments come from. ``can_wait`` says whether reading may stop under backpressure."""
+
+    can_wait: bool
+
+    async def open(self, intake: Intake) -> None:
+        """Bind, connect or open; raise DependencyUnavailable when that cannot be done."""
+
+    async def run(self) -> None:
+        """Read until the end of the data or until :meth:`stop`; hand in what is open, then return."""
+
+    async def stop(self) -> None:
+        """Take nothing new in; :meth:`run` returns soon. Safe to call twice."""
+
+
+@runtime_checkable
+class AcknowledgedSource(Protocol):
+    """A source that wants to know when segments are finished (delivered, dead-lettered or shed)."""
+
+    def acknowledge(self, tokens: npt.NDArray[np.uint64]) -> None:
+        """These segments are finished; each token is passed once."""
+
+
+@runtime_checkable
+class ClosableSource(Protocol):
+    """A source that holds something (a socket, a mapping) until its segments are finished."""
+
+    async def close(self) -> None:
+        """Let go of everything. Called once, after the last acknowledgement."""
+
+
+# -- stages -----------------------------------------------------------------------------------
+class Segment(Protocol):
+    """One segment as a stage sees it. Views are valid only during the call."""
+
+    segment_id: int
+    timestamp_ns: int
+    content: int
+    link_type: int
+    key: bytes
+    payload: memoryview
+    """The present payload. A stage that transforms it assigns any bytes-like object here."""
+    original: Bytes
+    """The payload as it arrived; offsets in :attr:`packets` refer to it."""
+    packets: Rows
+    """``PACKET`` rows; empty when the segment is a single opaque payload."""
+    notes: dict[str, Any]
+    """What one stage leaves for the next in the same chain (``decode`` leaves ``"decoded"``)."""
+
+
+class StageContext(Protocol):
+    """What the engine gives a stage."""
+
+    variant: int
+    """Variant chosen for this segment, -1 for the stage's default."""
+
+    def emit(self, record_type: str, line: bytes) -> None:
+        """Add one record (one JSON object, no newline) to the segment's results."""
+
+    def delta(self, content: bytes) -> None:
+        """Pass ``content`` to this stage's reducer in the dispatcher, exactly once and in key order."""
+
+    def count(self, reason: str, count: int = 1) -> None:
+        """Count events, e.g. ``malformed_ipv4_header``."""
+
+
+class Stage(Protocol):
+    """A step of the chain, run in a worker process. One instance per worker, never called concurrently."""
+
+    def process(self, segment: Segment, context: StageContext) -> None:
+        """Work on one segment. Raising sends it to a retry, then to the dead letter."""
+
+
+@runtime_checkable
+class OpenableStage(Protocol):
+    """A stage that prepares itself in the worker (compiles rules, loads kernels) before the first segment."""
+
+    def open(self) -> None:
+        """Raise DependencyUnavailable or ConfigError when it cannot work."""
+
+
+class Reducer(Protocol):
+    """The dispatcher-side half of a stage that keeps state over all workers (the flow table)."""
+
+    def merge(self, content: memoryview) -> None:
+        """Take in one delta."""
+
+    def collect(self, *, final: bool) -> list[tuple[str, bytes, int]]:
+        """Records that became due since the last call: ``(record_type, newline-ended lines, count)``.
+        ``final``: the stream has ended, give everything."""
+
+
+# -- sinks ------------------------------------------------------------------------------------
+class Delivery(Protocol):
+    """The results of one finished segment, or records of a reducer (``segment_id`` 0, no payload)."""
+
+    segment_id: int
+    source: str
+    key: bytes
+    meta: bytes
+    timestamp_ns: int
+    arrival_ns: int
+    length: int
+    content: int
+    link_type: int
+    error: str
+    """Why it is dead-lettered; empty for results."""
+    payload: memoryview
+    """The result payload."""
+    original: memoryview
+    """The payload as it arrived."""
+    packets: Rows
+    """Packet table of the original payload."""
+    records: Sequence[tuple[str, memoryview]]
+    """``(record_type, newline-ended JSON lines)``."""
+
+
+class DeliveryBatch(Protocol):
+    """Finished segments in delivery order. Views are valid until ``write`` returns."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Delivery]: ...
+
+
+class Sink(Protocol):
+    """Where results go. When ``write`` returns, the segments are acknowledged to their source."""
+
+    async def open(self, tally: Tally) -> None:
+        """Open or connect; raise DependencyUnavailable when that cannot be done at all."""
+
+    async def write(self, batch: DeliveryBatch) -> None:
+        """Take the batch for good. May wait as long as it needs to (that is backpressure); called
+        by one task at a time. Raise SinkError only when waiting cannot help."""
+
+    async def close(self) -> None:
+        """Flush and let go. Safe after a failed ``open``."""
+
+
+# -- control ----------------------------------------------------------------------------------
+class Router(Protocol):
+    """Says which lane each committed segment goes to."""
+
+    def route(self, headers: Rows, slots: Slots) -> None:
+        """Write the column ``lane`` (and ``variant``) of the given rows. Pure apart from that."""
+
+
+class Policy(Protocol):
+    """Decides allocations. Facts in, proposals out; no clock, no I/O."""
+
+    def decide(self, observation: Any) -> dict[str, Allocation]:
+        """Desired allocation per lane name; absent lanes stay as they are."""

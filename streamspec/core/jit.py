@@ -1,0 +1,20 @@
+"""The one decorator for compiled kernels: numba, without the GIL, cached on disk.
+
+Import this only from modules that hold kernels: numba takes about half a second and 80 MB, which
+processes without kernels should not pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numba
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def kernel(function: _Function) -> _Function:
+    """Compile ``function`` in nopython mode on its first call (or load it from the cache)."""
+    compiled: _Function = numba.njit(cache=True, nogil=True)(function)
+    return compiled

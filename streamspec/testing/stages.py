@@ -1,0 +1,65 @@
+"""Run one stage on one payload without an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from streamspec.core.interfaces import Bytes, Rows, Stage
+from streamspec.core.segment import CONTENT_MESSAGES, PACKET
+from streamspec.core.tally import Tally
+
+
+@dataclass
+class StageSegment:
+    """Implements ``Segment`` on ordinary memory."""
+
+    original: Bytes
+    packets: Rows
+    payload: memoryview
+    key: bytes = b""
+    segment_id: int = 1
+    timestamp_ns: int = 0
+    content: int = CONTENT_MESSAGES
+    link_type: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RecordingContext:
+    """Implements ``StageContext`` and keeps what the stage said."""
+
+    variant: int = -1
+    records: list[tuple[str, bytes]] = field(default_factory=list)
+    deltas: list[bytes] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+
+    def emit(self, record_type: str, line: bytes) -> None:
+        self.records.append((record_type, line))
+
+    def delta(self, content: bytes) -> None:
+        self.deltas.append(bytes(content))
+
+    def count(self, reason: str, count: int = 1) -> None:
+        self.tally.add(reason, count)
+
+
+def make_segment(messages: list[bytes], timestamps_ns: list[int] | None = None, **fields: Any) -> StageSegment:
+    """A segment of these messages (or packets), packed one behind the other."""
+    raw = np.frombuffer(b"".join(messages), dtype=np.uint8)
+    table = np.zeros(len(messages), dtype=PACKET)
+    sizes = np.array([len(m) for m in messages], dtype=np.uint32)
+    table["captured_bytes"] = table["wire_bytes"] = sizes
+    table["offset"] = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(messages) else []
+    if timestamps_ns is not None:
+        table["timestamp_ns"] = timestamps_ns
+    return StageSegment(original=raw, packets=table, payload=raw.data, **fields)
+
+
+def run_stage(stage: Stage, segment: StageSegment, variant: int = -1) -> RecordingContext:
+    """Process the segment and return what came out beside its payload."""
+    context = RecordingContext(variant=variant)
+    stage.process(segment, context)
+    return context
