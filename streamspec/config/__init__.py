@@ -1,0 +1,23 @@
+"""What a configuration file may say (:mod:`models`) and how one is read (:mod:`load`).
+
+Nothing here imports a heavy library: reading a configuration takes a fraction of a second, whatever
+its stages will load later.
+"""
+
+from streamspec.config.models import (
+    EngineConfig,
+    LaneConfig,
+    LaneMatch,
+    LoggingConfig,
+    ObjectiveConfig,
+    ServiceConfig,
+)
+
+__all__ = [
+    "EngineConfig",
+    "LaneConfig",
+    "LaneMatch",
+    "LoggingConfig",
+    "ObjectiveConfig",
+    "ServiceConfig",
+]
