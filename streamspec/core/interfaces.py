@@ -20,6 +20,7 @@ from streamspec.core.tally import Tally
 
 Bytes = npt.NDArray[np.uint8]
 Slots = npt.NDArray[np.int32]
+Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.void]
 
 

@@ -71,7 +71,8 @@ HEADER = np.dtype(
         ("spilled", "u1"),  # output lies in a file passed beside the completion
         ("error_kind", "u1"),  # index into ERROR_KINDS, 0 = none
         ("pending", "<u2"),  # sinks that still hold it
-        ("reserved", "<u2", (3,)),
+        ("holder", "<u2"),  # worker that has it now, 0 = none; the dispatcher's column
+        ("reserved", "<u2", (2,)),
         ("variant", "<i2", (MAX_STAGES,)),  # per stage: variant chosen, -1 = the stage's default
         # written by the worker: see OUTCOME_STRUCT -------------------------------------------
         ("state", "<u4"),

@@ -89,7 +89,7 @@ class Arena:
             return -1
         self.free_slots -= 1
         slot = int(self._free[self.free_slots])
-        self._prepare(slot)
+        self.headers[slot] = _EMPTY
         return slot
 
     def acquire_many(self, count: int) -> Slots:
@@ -97,7 +97,9 @@ class Arena:
         count = min(count, self.free_slots)
         self.free_slots -= count
         slots = self._free[self.free_slots : self.free_slots + count].copy()
-        self._prepare(slots)
+        from streamspec.engine.kernels import prepare  # only the dispatcher pays for numba
+
+        prepare(self.headers, slots)
         return slots
 
     def release(self, slot: int) -> None:
@@ -112,9 +114,6 @@ class Arena:
         self.headers["state"][slots] = 0
         self._free[self.free_slots : self.free_slots + count] = slots
         self.free_slots += count
-
-    def _prepare(self, slots: int | Slots) -> None:
-        self.headers[slots] = _EMPTY
 
     def close(self) -> None:
         """Unmap and close. Views handed out before must be gone, or the mapping lives until they are."""

@@ -1,0 +1,358 @@
+"""The worker process: takes batches of slots, runs the whole stage chain on each, reports them done.
+
+Started as ``python -m streamspec.engine.worker SPEC`` with the arena and one socket as descriptors. It
+knows no component: ``SPEC["factory"]`` names the function that builds the chain. A crash here, in a C
+library too, costs this process only.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamspec.core.errors import StreamspecError
+from streamspec.core.interfaces import Bytes, OpenableStage, Rows, Stage
+from streamspec.core.segment import (
+    DONE,
+    ERROR_KINDS,
+    FAILED,
+    HEADER,
+    PACKET,
+    RUNNING,
+    SlotLayout,
+)
+from streamspec.engine import wire
+from streamspec.engine.arena import Arena
+
+_FIELDS = HEADER.fields
+assert _FIELDS is not None
+_STATE_AT = _FIELDS["state"][1]
+_USEFUL_AT = _FIELDS["useful_ns"][1]
+_VARIANT_AT = _FIELDS["variant"][1]
+_ERROR_KIND_AT = _FIELDS["error_kind"][1]
+_SPILLED_AT = _FIELDS["spilled"][1]
+_INTAKE = struct.Struct("<Q24xq16xIIHHHHHH")  # segment_id, timestamp_ns, length ... meta_bytes
+_STARTED = struct.Struct("<IIq")  # state, worker, started_ns
+_RESULT = struct.Struct("<qIIIIII")  # finished_ns ... error_bytes
+_STATE = struct.Struct("<I")
+_FINISHED_AT = _FIELDS["finished_ns"][1]
+
+REPORT_INTERVAL_NS = 500_000
+"""Finished slots are reported at least this often, so that a light segment does not wait for its batch."""
+COUNTS_INTERVAL_NS = 50_000_000
+SPILL_LIMIT_BYTES = 256 << 20
+ERROR_TEXT_BYTES = 4096
+
+
+class ArenaSegment:
+    """Implements ``Segment`` on a slot; one instance is reused for all."""
+
+    __slots__ = (
+        "_arena",
+        "_key",
+        "_original",
+        "_packets",
+        "content",
+        "key_bytes",
+        "length",
+        "link_type",
+        "notes",
+        "packet_count",
+        "payload",
+        "segment_id",
+        "slot",
+        "timestamp_ns",
+    )
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self.slot = -1
+        self.payload: memoryview | Any = memoryview(b"")
+        self.notes: dict[str, Any] = {}
+        self._original: Bytes | None = None
+        self._packets: Rows | None = None
+        self._key: bytes | None = None
+
+    @property
+    def original(self) -> Bytes:
+        if self._original is None:
+            self._original = self._arena.payload(self.slot)[: self.length]
+        return self._original
+
+    @property
+    def packets(self) -> Rows:
+        if self._packets is None:
+            self._packets = self._arena.packets(self.slot)[: self.packet_count].view(PACKET)
+        return self._packets
+
+    @property
+    def key(self) -> bytes:
+        if self._key is None:
+            self._key = self._arena.meta(self.slot)[: self.key_bytes].tobytes()
+        return self._key
+
+    def load(self, slot: int, intake: tuple[int, ...], payload: memoryview) -> None:
+        """Point at another slot."""
+        self.slot = slot
+        (
+            self.segment_id,
+            self.timestamp_ns,
+            self.length,
+            self.packet_count,
+            _,
+            _,
+            self.content,
+            self.link_type,
+            self.key_bytes,
+            _,
+        ) = intake
+        self.payload = payload
+        self._original = None
+        self._packets = None
+        self._key = None
+        if self.notes:
+            self.notes = {}
+
+
+@dataclass(slots=True)
+class WorkerContext:
+    """Implements ``StageContext``; collects what the stages of one segment say."""
+
+    variant: int = -1
+    stage: int = 0
+    names: Sequence[str] = ()
+    records: dict[str, list[bytes]] = field(default_factory=dict)
+    deltas: list[tuple[int, bytes]] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def emit(self, record_type: str, line: bytes) -> None:
+        self.records.setdefault(record_type, []).append(line)
+
+    def delta(self, content: bytes) -> None:
+        self.deltas.append((self.stage, content))
+
+    def count(self, reason: str, count: int = 1) -> None:
+        of_stage = self.counts.setdefault(self.names[self.stage], {})
+        of_stage[reason] = of_stage.get(reason, 0) + count
+
+
+class SegmentRunner:
+    """Runs the chain on one slot and writes result and outcome into shared memory."""
+
+    def __init__(self, arena: Arena, worker: int, stages: Sequence[tuple[str, Stage]]) -> None:
+        self._arena = arena
+        self._worker = worker
+        self._memory = arena.memory.data.cast("B")
+        self._segment = ArenaSegment(arena)
+        self.context = WorkerContext(names=tuple(name for name, _ in stages))
+        self._steps: list[tuple[int, Callable[[Any, Any], None]]] = [
+            (index, stage.process) for index, (_, stage) in enumerate(stages)
+        ]
+        self._useful = struct.Struct(f"<{len(stages)}q")
+        self._variants = struct.Struct(f"<{len(stages)}h")
+        self._no_time = [0] * len(stages)
+
+    def run(self, slot: int) -> bytes | None:
+        """Process one slot. Returns the output when the slot has no room for it, else None."""
+        memory, context, segment = self._memory, self.context, self._segment
+        base = slot * HEADER.itemsize
+        _STARTED.pack_into(memory, base + _STATE_AT, RUNNING, self._worker, time.monotonic_ns())
+        intake = _INTAKE.unpack_from(memory, base)
+        start = self._arena.offset(slot)
+        payload = memory[start : start + intake[2]]
+        segment.load(slot, intake, payload)
+        if context.records or context.deltas:
+            context.records, context.deltas = {}, []
+        useful = self._no_time.copy()
+        error: BaseException | None = None
+        index = 0
+        before = time.thread_time_ns()
+        try:
+            for (index, process), variant in zip(
+                self._steps, self._variants.unpack_from(memory, base + _VARIANT_AT), strict=True
+            ):
+                context.stage = index
+                context.variant = variant
+                process(segment, context)
+                after = time.thread_time_ns()
+                useful[index] = after - before
+                before = after
+        except (Exception, SystemExit) as raised:
+            useful[index] = time.thread_time_ns() - before
+            error = raised
+        self._useful.pack_into(memory, base + _USEFUL_AT, *useful)
+        if error is not None:
+            text = self._describe(error, index)
+            segment.payload = payload
+            context.records, context.deltas = {}, []
+            return self._store(slot, base, payload, text, FAILED)
+        return self._store(slot, base, payload, b"", DONE)
+
+    def _describe(self, error: BaseException, stage: int) -> bytes:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"stage {self.context.names[stage]}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        return text.encode(errors="replace")[:ERROR_TEXT_BYTES]
+
+    def _store(self, slot: int, base: int, arrived: memoryview, error: bytes, state: int) -> bytes | None:
+        context, result = self.context, self._segment.payload
+        changed = result is not arrived
+        records = wire.encode_records(context.records) if context.records else b""
+        deltas = wire.encode_deltas(context.deltas) if context.deltas else b""
+        body = memoryview(result).cast("B") if changed and len(result) else b""
+        total = len(body) + len(records) + len(deltas) + len(error)
+        spill = None
+        if total:
+            capacity = self._arena.layout.output_bytes
+            if total <= capacity:
+                self._write_output(slot, (body, records, deltas, error))
+            elif total <= SPILL_LIMIT_BYTES:
+                spill = b"".join((body, records, deltas, error))
+            else:
+                return self._too_large(slot, base, arrived, total)
+        memory = self._memory
+        memory[base + _SPILLED_AT] = spill is not None
+        memory[base + _ERROR_KIND_AT] = 1 if error else 0
+        size = len(body) if changed else len(arrived)
+        _RESULT.pack_into(
+            memory,
+            base + _FINISHED_AT,
+            time.monotonic_ns(),
+            0,
+            size,
+            changed,
+            len(records),
+            len(deltas),
+            len(error),
+        )
+        _STATE.pack_into(memory, base + _STATE_AT, state)
+        return spill
+
+    def _too_large(self, slot: int, base: int, arrived: memoryview, total: int) -> bytes | None:
+        self._segment.payload = arrived
+        self.context.records, self.context.deltas = {}, []
+        text = f"the results take {total} bytes; allowed: {SPILL_LIMIT_BYTES}".encode()
+        kept = self._store(slot, base, arrived, text, FAILED)
+        self._memory[base + _ERROR_KIND_AT] = ERROR_KINDS.index("output_too_large")
+        return kept
+
+    def _write_output(self, slot: int, parts: Sequence[bytes | memoryview]) -> None:
+        position = self._arena.offset(slot) + self._arena.layout.output_offset
+        for part in parts:
+            if part:
+                self._memory[position : position + len(part)] = part
+                position += len(part)
+
+
+class WorkerLoop:
+    """Receives batches and reports them until the dispatcher closes the socket or says so."""
+
+    def __init__(self, connection: socket.socket, runner: SegmentRunner) -> None:
+        self._connection = connection
+        self._runner = runner
+        self._counts_sent_ns = 0
+
+    def run(self) -> None:
+        """Returns when there is nothing more to do."""
+        receive = self._connection.recv
+        while message := receive(wire.MESSAGE_BYTES):
+            if wire.kind_of(message) >= 0:
+                self._run_batch(array.array("i", message))
+            elif wire.decode_control(message).get("exit"):
+                break
+        self._send_counts(force=True)
+
+    def _run_batch(self, slots: array.array[int]) -> None:
+        run, now_ns = self._runner.run, time.monotonic_ns
+        done: array.array[int] = array.array("i")
+        reported_ns = now_ns()
+        last = len(slots) - 1
+        for position, slot in enumerate(slots):
+            spill = run(slot)
+            if spill is not None:
+                self._send_spill(slot, spill)
+            done.append(slot)
+            if position == last or now_ns() - reported_ns > REPORT_INTERVAL_NS:
+                if self._runner.context.counts:
+                    self._send_counts(force=False)
+                self._connection.send(done)
+                del done[:]
+                reported_ns = now_ns()
+
+    def _send_spill(self, slot: int, content: bytes) -> None:
+        fd = os.memfd_create("streamspec-spill", os.MFD_CLOEXEC)
+        try:
+            written = 0
+            while written < len(content):
+                written += os.write(fd, memoryview(content)[written:])
+            socket.send_fds(self._connection, [wire.encode_spill(slot, len(content))], [fd])
+        finally:
+            os.close(fd)
+
+    def _send_counts(self, *, force: bool) -> None:
+        counts = self._runner.context.counts
+        now_ns = time.monotonic_ns()
+        if not counts or (not force and now_ns - self._counts_sent_ns < COUNTS_INTERVAL_NS):
+            return
+        try:
+            self._connection.send(wire.encode_control({"counts": counts}))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        self._counts_sent_ns = now_ns
+        counts.clear()
+
+
+def build_chain(spec: dict[str, Any]) -> list[tuple[str, Stage]]:
+    """Call ``SPEC["factory"]`` (``module:function``) and open the stages."""
+    module, _, function = spec["factory"].partition(":")
+    for folder in spec.get("path", ()):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    stages: list[tuple[str, Stage]] = getattr(importlib.import_module(module), function)(spec["stages"])
+    for _, stage in stages:
+        if isinstance(stage, OpenableStage):
+            stage.open()
+    return stages
+
+
+def main(argument: str) -> int:
+    """Entry of the process. ``argument`` is the JSON spec."""
+    spec = json.loads(argument)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the dispatcher's to handle
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans
+    connection = socket.socket(fileno=spec["socket"])
+    arena = Arena(SlotLayout(**spec["layout"]), spec["slots"], fd=spec["arena"])
+    try:
+        stages = build_chain(spec)
+    except StreamspecError as error:
+        connection.send(wire.encode_control({"failed": str(error), "exit_code": error.exit_code}))
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        connection.send(wire.encode_control({"failed": f"{type(error).__name__}: {error}", "exit_code": 70}))
+        return 70
+    runner = SegmentRunner(arena, spec["worker"], stages)
+    gc.collect()
+    gc.freeze()
+    try:
+        connection.send(wire.encode_control({"ready": True}))
+        WorkerLoop(connection, runner).run()
+    except (BrokenPipeError, ConnectionResetError):
+        return 0  # the dispatcher is gone
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
