@@ -178,25 +178,43 @@ class Reducer(Protocol):
 class Delivery(Protocol):
     """The results of one finished segment, or records of a reducer (``segment_id`` 0, no payload)."""
 
-    segment_id: int
-    source: str
-    key: bytes
-    meta: bytes
-    timestamp_ns: int
-    arrival_ns: int
-    length: int
-    content: int
-    link_type: int
-    error: str
-    """Why it is dead-lettered; empty for results."""
-    payload: memoryview
-    """The result payload."""
-    original: memoryview
-    """The payload as it arrived."""
-    packets: Rows
-    """Packet table of the original payload."""
-    records: Sequence[tuple[str, memoryview]]
-    """``(record_type, newline-ended JSON lines)``."""
+    @property
+    def segment_id(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def meta(self) -> bytes: ...
+    @property
+    def timestamp_ns(self) -> int: ...
+    @property
+    def arrival_ns(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def content(self) -> int: ...
+    @property
+    def link_type(self) -> int: ...
+    @property
+    def error(self) -> str:
+        """Why it is dead-lettered; empty for results."""
+
+    @property
+    def payload(self) -> memoryview:
+        """The result payload."""
+
+    @property
+    def original(self) -> memoryview:
+        """The payload as it arrived."""
+
+    @property
+    def packets(self) -> Rows:
+        """Packet table of the original payload."""
+
+    @property
+    def records(self) -> Sequence[tuple[str, memoryview]]:
+        """``(record_type, newline-ended JSON lines)``."""
 
 
 class DeliveryBatch(Protocol):

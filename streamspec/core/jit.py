@@ -7,7 +7,7 @@ processes without kernels should not pay.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
 
@@ -16,5 +16,6 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 def kernel(function: _Function) -> _Function:
     """Compile ``function`` in nopython mode on its first call (or load it from the cache)."""
-    compiled: _Function = numba.njit(cache=True, nogil=True)(function)
+    jit: Any = numba.njit(cache=True, nogil=True)
+    compiled: _Function = jit(function)
     return compiled

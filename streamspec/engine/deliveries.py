@@ -20,6 +20,7 @@ _INTAKE = struct.Struct("<Q16xqq16xIIH2xHHHH")
 # payload_offset, payload_bytes, payload_in_output, records_bytes, delta_bytes, error_bytes
 _RESULT = struct.Struct("<IIIIII")
 _RESULT_AT = _FIELDS["payload_offset"][1]
+_NOTHING = memoryview(b"")
 
 
 class SlotDelivery:
@@ -117,8 +118,8 @@ class RecordDelivery:
     content: int = 0
     link_type: int = 0
     error: str = ""
-    payload: memoryview = memoryview(b"")
-    original: memoryview = memoryview(b"")
+    payload: memoryview = _NOTHING
+    original: memoryview = _NOTHING
 
     @property
     def packets(self) -> Rows:

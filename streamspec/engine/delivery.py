@@ -86,16 +86,13 @@ class SinkRunner:
             self._wake.clear()
             while self._queue:
                 item = self._take()
-                batch: DeliveryBatch
                 if isinstance(item, RecordDelivery):
-                    batch = RecordBatch(item)
-                else:
-                    batch = SlotBatch(self._view, item)
-                if not await self._write(batch):
-                    return
-                if isinstance(item, RecordDelivery):
+                    if not await self._write(RecordBatch(item)):
+                        return
                     self.record_backlog -= 1
                 else:
+                    if not await self._write(SlotBatch(self._view, item)):
+                        return
                     self._written(item)
             self._idle.set()
 

@@ -13,8 +13,9 @@ from streamspec.core.interfaces import Bytes, Counts, Rows, Slots
 from streamspec.core.jit import kernel
 from streamspec.core.outcome import DEAD_LETTERED, DELIVERED
 from streamspec.core.outcome import SHED as ENDING_SHED
-from streamspec.core.segment import DONE, FAILED, MAX_STAGES, OPEN, QUEUED, RUNNING, SENT, SHED
+from streamspec.core.segment import DONE, ERROR_KINDS, FAILED, MAX_STAGES, OPEN, QUEUED, RUNNING, SENT, SHED
 
+STAGE_ERROR = ERROR_KINDS.index("stage_error")
 NOBODY = -1
 """End of a linked list of slots."""
 
@@ -104,7 +105,7 @@ def unlink(headers: Rows, slot: int, lines: Slots, links: Slots) -> int:
         lines[line, 1] = before
     else:
         links[after, 0] = before
-    return lines[line, 0]
+    return int(lines[line, 0])
 
 
 @kernel
@@ -142,7 +143,7 @@ def complete(
         slot = slots[i]
         row = headers[slot]
         row.holder = 0
-        if row.state == FAILED and row.attempts < retries:
+        if row.state == FAILED and row.error_kind == STAGE_ERROR and row.attempts < retries:
             row.attempts += 1
             row.state = QUEUED
             again[again_count] = slot
@@ -215,7 +216,7 @@ def push_front(ring: Slots, marks: Counts, headers: Rows, slots: Slots, lane: in
 def pop(ring: Slots, marks: Counts, headers: Rows, limit: int, worker: int, now_ns: int, out: Slots) -> int:
     """Take up to ``limit`` slots from the front for ``worker`` and mark them SENT; returns how many."""
     mask = ring.shape[0] - 1
-    count = min(limit, marks[1])
+    count = min(limit, int(marks[1]))
     for i in range(count):
         slot = ring[(marks[0] + i) & mask]
         row = headers[slot]

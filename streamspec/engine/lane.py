@@ -51,6 +51,14 @@ class Lane:
         count = kernels.pop(self._ring, self._marks, self._headers, min(limit, 256), worker, now_ns, self._taken)
         return self._taken[:count]
 
+    def pop_everything(self) -> Slots:
+        """Empty the queue; the slots in order."""
+        mask = len(self._ring) - 1
+        head, count = int(self._marks[0]), int(self._marks[1])
+        slots: Slots = self._ring[(head + np.arange(count)) & mask]
+        self._marks[1] = 0
+        return slots
+
     def shed_oldest(self, may_shed: Bytes) -> int:
         """Remove the oldest queued slot whose source cannot wait; -1 when there is none."""
         return kernels.shed_oldest(self._ring, self._marks, self._headers, may_shed)

@@ -1,0 +1,410 @@
+"""The dispatcher: moves slots from sources to lanes to workers to delivery, a batch at a time.
+
+It decides nothing about resources: lanes have the allocation that :meth:`Dispatcher.apply` was given.
+Every slot is in exactly one place: free, open at a source, in a lane queue, held by a worker, waiting in
+its order line, or held by sinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+
+from streamspec.core.clock import SystemClock
+from streamspec.core.errors import StreamspecError
+from streamspec.core.interfaces import AcknowledgedSource, Bytes, Clock, Reducer, Router, Slots, Source
+from streamspec.core.resources import Allocation
+from streamspec.core.segment import DONE, ERROR_KINDS, FAILED, QUEUED, RUNNING
+from streamspec.core.tally import Tally
+from streamspec.engine import kernels
+from streamspec.engine.accounts import Accounts
+from streamspec.engine.arena import Arena
+from streamspec.engine.deliveries import DeliveryView
+from streamspec.engine.delivery import Delivery
+from streamspec.engine.fleet import ChainSpec, Fleet, Worker
+from streamspec.engine.intake import EngineIntake, Room
+from streamspec.engine.lane import Lane
+from streamspec.engine.order import OrderLines
+from streamspec.engine.router import LaneRule, StaticRouter
+
+_log = structlog.get_logger("streamspec.dispatcher")
+
+TICK_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class LaneSpec:
+    """A lane as configured: its name, allocation, urgency and the rule that fills it."""
+
+    name: str
+    allocation: Allocation = field(default_factory=Allocation)
+    urgency: int = 0
+    rule: LaneRule = field(default_factory=lambda: LaneRule(lane=0))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a segment is given up."""
+
+    retries: int = 2
+    max_deaths: int = 2
+    time_limit_seconds: float = 30.0
+
+
+class Dispatcher:
+    """Owns arena, lanes, fleet and delivery of one service. Lives in one event loop.
+
+    Args:
+        arena: created by the caller, closed by :meth:`close`.
+        lanes: at least one.
+        chain: what workers build.
+        reducers: by stage index.
+        ordered: keep order per key at delivery.
+        limits: retries, deaths, time.
+        failed: called when the service cannot go on.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        lanes: Sequence[LaneSpec],
+        chain: ChainSpec,
+        *,
+        reducers: Mapping[int, Reducer] | None = None,
+        ordered: bool = True,
+        limits: Limits | None = None,
+        failed: Callable[[StreamspecError], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self.arena = arena
+        self.clock: Clock = clock or SystemClock()
+        self.limits = limits or Limits()
+        self.room = Room(arena.slots)
+        self.source_names: list[str] = []
+        self._sources: list[Source | None] = []
+        self._may_shed: Bytes = np.zeros(1024, dtype=np.uint8)
+        self._spilled: dict[int, mmap.mmap] = {}
+        self._order = OrderLines(arena.headers, ordered=ordered)
+        self._held = np.empty(arena.slots, dtype=np.int32)
+        self._next_segment_id = 1
+        self.accounts = Accounts(len(lanes))
+        self.stage_counts: dict[str, Tally] = {}
+        self.delivery = Delivery(
+            DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished
+        )
+        self._lane_specs: Sequence[LaneSpec] = ()
+        self.lanes: list[Lane] = []
+        self.set_lanes(lanes)
+        self.fleet = Fleet(arena, chain, self)
+        self.fleet_failed = failed
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._all_finished = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    # -- life ---------------------------------------------------------------------------------
+    async def start(self, workers: int) -> None:
+        """Start the fleet and return when it is warm."""
+        self.fleet.resize(workers)
+        self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        await self.fleet.wait_ready()
+
+    async def drain(self) -> None:
+        """Return when every committed segment is finished and sinks have what reducers held."""
+        while self.accounts.unfinished_segments:
+            self._all_finished.clear()
+            await self._all_finished.wait()
+        self.delivery.collect(final=True)
+        await self.delivery.idle()
+
+    async def close(self) -> None:
+        """Stop workers and sinks and unmap the arena."""
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        await self.fleet.close()
+        for runner in self.delivery.runners():
+            await runner.close()
+        for mapping in self._spilled.values():
+            _unmap(mapping)
+        self.arena.close()
+
+    def abandon_unfinished(self, reason: str) -> int:
+        """Count what is not finished as shed; returns how many. Only before :meth:`close`."""
+        left = self.accounts.unfinished_segments
+        if left:
+            self.accounts.vector[kernels.SHED_SEGMENTS] += left
+            self.accounts.shed.add(reason, left)
+        return left
+
+    # -- sources ------------------------------------------------------------------------------
+    def add_source(self, name: str, source: Source) -> EngineIntake:
+        """Register a source; the intake is for its ``open``."""
+        index = len(self._sources)
+        self.source_names.append(name)
+        self._sources.append(source)
+        if index >= len(self._may_shed):
+            self._may_shed = np.concatenate([self._may_shed, np.zeros_like(self._may_shed)])
+        self._may_shed[index] = not source.can_wait
+        self.room.keep_reserve(bool(self._may_shed.any()))
+        return EngineIntake(self, index, can_wait=source.can_wait)
+
+    def remove_source(self, source: Source) -> None:
+        """Forget a source whose segments are finished."""
+        index = self._sources.index(source)
+        self._sources[index] = None
+        self._may_shed[index] = 0
+        self.room.keep_reserve(bool(self._may_shed.any()))
+
+    def commit(self, source: int, slots: Slots) -> None:
+        """Take in full segments of a source."""
+        if not len(slots):
+            return
+        headers = self.arena.headers
+        self._order.commit(slots, source, self._next_segment_id, self.clock.monotonic_ns(), self.accounts.vector)
+        self._next_segment_id += len(slots)
+        self.router.route(headers, slots)
+        for lane in self.lanes:
+            lane.push(slots)
+        self._pump_all()
+
+    def shed_one(self) -> bool:
+        """Drop the oldest waiting segment of the least urgent lane, if its source cannot wait."""
+        for lane in sorted(self.lanes, key=lambda lane: -lane.urgency):
+            slot = lane.shed_oldest(self._may_shed)
+            if slot >= 0:
+                self.accounts.shed.add("arena_full")
+                released = self._order.remove(slot)
+                if len(released):
+                    self.delivery.deliver(released)
+                self._finished(np.array([slot], dtype=np.int32))
+                return True
+        return False
+
+    # -- lanes --------------------------------------------------------------------------------
+    def set_lanes(self, specs: Sequence[LaneSpec]) -> None:
+        """Replace all lanes; what is queued is routed anew, workers are given out anew."""
+        old = self.lanes
+        waiting = np.concatenate([lane.pop_everything() for lane in old]) if old else self._held[:0]
+        self._lane_specs = tuple(specs)
+        self.lanes = [
+            Lane(spec.name, index, spec.allocation, urgency=spec.urgency, headers=self.arena.headers)
+            for index, spec in enumerate(specs)
+        ]
+        self.accounts.set_lanes(len(specs))
+        self.router: Router = StaticRouter([spec.rule for spec in specs], self._key_of)
+        if old:
+            waiting = waiting[np.argsort(self.arena.headers["segment_id"][waiting], kind="stable")]
+            self._reroute_held()
+            self.router.route(self.arena.headers, waiting)
+            for lane in self.lanes:
+                lane.push(waiting)
+            self.assign_workers()
+
+    def apply(self, name: str, allocation: Allocation) -> None:
+        """Give a lane another allocation while it runs. Raises KeyError for an unknown lane."""
+        lane = next((lane for lane in self.lanes if lane.name == name), None)
+        if lane is None:
+            raise KeyError(name)
+        lane.allocation = allocation
+        needed = sum(lane.allocation.workers for lane in self.lanes)
+        if needed > self.fleet.size:
+            self.fleet.resize(needed)
+        self.assign_workers()
+
+    def assign_workers(self) -> None:
+        """Give ready workers to lanes, moving as few as possible; the rest stand by."""
+        ready = [w for w in self.fleet.workers.values() if w.ready and not w.retiring]
+        for lane in self.lanes:
+            staying = [w for w in ready if w.lane == lane.index][: lane.allocation.workers]
+            lane.workers = staying
+        placed = {w.index for lane in self.lanes for w in lane.workers}
+        spare = [w for w in ready if w.index not in placed]
+        for lane in sorted(self.lanes, key=lambda lane: lane.urgency):
+            while spare and len(lane.workers) < lane.allocation.workers:
+                worker = min(spare, key=lambda w: (w.granted_nice != lane.allocation.nice, w.index))
+                spare.remove(worker)
+                lane.workers.append(worker)
+        for worker in spare:
+            worker.lane = -1
+        for lane in self.lanes:
+            for worker in lane.workers:
+                worker.lane = lane.index
+                worker.set_nice(lane.allocation.nice)
+                worker.set_cores(lane.allocation.cores)
+            allocation = lane.allocation
+            self.accounts.allocations[lane.index] = (len(lane.workers), allocation.nice, allocation.batch)
+        self._pump_all()
+
+    def _reroute_held(self) -> None:
+        held = np.flatnonzero(self.arena.headers["holder"]).astype(np.int32)
+        if len(held):
+            self.router.route(self.arena.headers, held)
+
+    def _key_of(self, slot: int) -> bytes:
+        return self.arena.meta(slot)[: int(self.arena.headers["key_bytes"][slot])].tobytes()
+
+    # -- workers ------------------------------------------------------------------------------
+    def _pump_all(self) -> None:
+        for lane in self.lanes:
+            if len(lane):
+                self._pump(lane)
+
+    def _pump(self, lane: Lane) -> None:
+        batch = lane.allocation.batch
+        now_ns = self.clock.monotonic_ns()
+        while len(lane) and lane.workers:
+            worker = min(lane.workers, key=_in_flight)
+            if worker.in_flight > batch:
+                return
+            share = -(-len(lane) // len(lane.workers))
+            slots = lane.pop(min(batch, share), worker.index, now_ns)
+            if not worker.send(slots.data):
+                self._take_back(lane, slots)
+                return
+            worker.in_flight += len(slots)
+
+    def _take_back(self, lane: Lane, slots: Slots) -> None:
+        headers = self.arena.headers
+        headers["state"][slots] = QUEUED
+        headers["holder"][slots] = 0
+        lane.push_front(slots)
+
+    def worker_ready(self, worker: Worker) -> None:
+        """See ``FleetEvents``."""
+        self.assign_workers()
+
+    def worker_batch(self, worker: Worker, message: bytes) -> None:
+        """See ``FleetEvents``."""
+        slots = np.frombuffer(message, dtype=np.int32)
+        worker.in_flight -= len(slots)
+        self._completed(slots)
+        if worker.lane >= 0:
+            lane = self.lanes[worker.lane]
+            if len(lane):
+                self._pump(lane)
+
+    def _completed(self, slots: Slots) -> None:
+        ready, again = self._order.complete(slots, self.limits.retries)
+        if len(again):
+            self.accounts.retries += len(again)
+            self._requeue(again)
+        if len(ready):
+            self.delivery.deliver(ready)
+
+    def _requeue(self, slots: Slots) -> None:
+        for lane in self.lanes:
+            lane.push_front(slots)
+        self._pump_all()
+
+    def worker_spill(self, slot: int, fd: int, size_bytes: int) -> None:
+        """See ``FleetEvents``."""
+        try:
+            self._spilled[slot] = mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+
+    def _spilled_output(self, slot: int) -> memoryview | None:
+        mapping = self._spilled.get(slot) if self._spilled else None
+        return None if mapping is None else memoryview(mapping)
+
+    def worker_counts(self, counts: dict[str, dict[str, int]]) -> None:
+        """See ``FleetEvents``."""
+        for stage, reasons in counts.items():
+            self.stage_counts.setdefault(stage, Tally()).merge(reasons)
+
+    def worker_gone(self, worker: Worker, reason: str) -> None:
+        """See ``FleetEvents``."""
+        count = kernels.held_by(self.arena.headers, worker.index, self._held)
+        again: list[int] = []
+        finished: list[int] = []
+        for slot in self._held[:count].tolist():
+            (finished if self._survives(slot, worker, reason) else again).append(slot)
+        if finished:
+            self._completed(np.array(finished, dtype=np.int32))
+        self.assign_workers()
+        if again:
+            self.arena.headers["state"][again] = QUEUED
+            self.arena.headers["holder"][again] = 0
+            self._requeue(np.array(again, dtype=np.int32))
+
+    def _survives(self, slot: int, worker: Worker, reason: str) -> bool:
+        """True when the slot of a dead worker has an outcome: it was done, or it killed too often."""
+        row = self.arena.headers[slot]
+        state = row["state"]
+        if state in (DONE, FAILED) and (not row["spilled"] or slot in self._spilled):
+            return True
+        if state != RUNNING:
+            return False
+        row["deaths"] += 1
+        _log.warning(
+            "worker died in a segment",
+            worker=worker.index,
+            segment=int(row["segment_id"]),
+            deaths=int(row["deaths"]),
+            reason=reason,
+        )
+        if row["deaths"] < self.limits.max_deaths:
+            return False
+        kind = "time_limit" if worker.killed_for else "worker_died"
+        self._fail(slot, kind, f"{row['deaths']} workers died in this segment; the last {reason}")
+        return True
+
+    def _fail(self, slot: int, kind: str, text: str) -> None:
+        row = self.arena.headers[slot]
+        error = text.encode()
+        self.arena.output(slot)[: len(error)] = np.frombuffer(error, dtype=np.uint8)
+        row["payload_offset"] = row["payload_in_output"] = row["records_bytes"] = row["delta_bytes"] = 0
+        row["payload_bytes"] = row["length"]
+        row["error_bytes"] = len(error)
+        row["error_kind"] = ERROR_KINDS.index(kind)
+        row["finished_ns"] = self.clock.monotonic_ns()
+        row["state"] = FAILED
+
+    # -- endings ------------------------------------------------------------------------------
+    def _finished(self, slots: Slots) -> None:
+        headers = self.arena.headers
+        self.accounts.finish(headers, slots, self.clock.monotonic_ns())
+        self._acknowledge(slots)
+        if self._spilled:
+            for slot in slots.tolist():
+                mapping = self._spilled.pop(slot, None)
+                if mapping is not None:
+                    _unmap(mapping)
+        self.arena.release_many(slots)
+        self.room.offer(self.arena.free_slots)
+        if not self.accounts.unfinished_segments:
+            self._all_finished.set()
+
+    def _acknowledge(self, slots: Slots) -> None:
+        for index, source in enumerate(self._sources):
+            if isinstance(source, AcknowledgedSource):
+                mine = slots[self.arena.headers["source"][slots] == index]
+                if len(mine):
+                    source.acknowledge(self.arena.headers["token"][mine])
+
+    def _tick(self) -> None:
+        self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        deadline_ns = self.clock.monotonic_ns() - round(self.limits.time_limit_seconds * 1e9)
+        count = kernels.overdue(self.arena.headers, deadline_ns, self._held)
+        for slot in self._held[:count].tolist():
+            worker = self.fleet.workers.get(int(self.arena.headers["holder"][slot]))
+            if worker is not None and not worker.killed_for:
+                self.fleet.kill(worker, f"stopped after the time limit of {self.limits.time_limit_seconds:g} s")
+        self.delivery.collect(final=False)
+        self._pump_all()
+
+
+def _in_flight(worker: Worker) -> int:
+    return worker.in_flight
+
+
+def _unmap(mapping: mmap.mmap) -> None:
+    try:
+        mapping.close()
+    except BufferError:  # a sink still has a view; the mapping goes with it
+        pass

@@ -1,0 +1,100 @@
+"""What a source is given: slots of the arena, and the way into the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+
+from streamspec.core.interfaces import Slots
+from streamspec.core.tally import Tally
+
+if TYPE_CHECKING:
+    from streamspec.engine.dispatcher import Dispatcher
+
+
+class Room:
+    """Wakes sources that wait for slots. Sources that can wait leave a reserve for those that cannot."""
+
+    def __init__(self, slots: int) -> None:
+        self.reserve = 0
+        self._slots = slots
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def keep_reserve(self, keep: bool) -> None:
+        """A quarter of the arena is kept for sources that cannot wait."""
+        self.reserve = self._slots // 4 if keep else 0
+
+    async def wait(self) -> None:
+        """Return at the next :meth:`offer` that has something."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def offer(self, free_slots: int) -> None:
+        """Called when slots were freed."""
+        if self._waiters and free_slots > self.reserve:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+
+class EngineIntake:
+    """Implements ``Intake`` for one source of a dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher, source: int, *, can_wait: bool) -> None:
+        arena = dispatcher.arena
+        self._dispatcher = dispatcher
+        self._arena = arena
+        self._source = source
+        self._can_wait = can_wait
+        self.layout = arena.layout
+        self.memory = arena.memory
+        self.headers = arena.headers
+        self.clock = dispatcher.clock
+        self.tally = Tally()
+        self.offset = arena.offset
+        self.payload = arena.payload
+        self.packets = arena.packets
+
+    def acquire(self) -> int:
+        if self._can_wait and self._arena.free_slots <= self._dispatcher.room.reserve:
+            return -1
+        return self._arena.acquire()
+
+    def acquire_many(self, count: int) -> Slots:
+        """Up to ``count`` slots at once."""
+        if self._can_wait:
+            count = min(count, self._arena.free_slots - self._dispatcher.room.reserve)
+        return self._arena.acquire_many(max(count, 0))
+
+    def acquire_by_shedding(self) -> int:
+        slot = self._arena.acquire()
+        if slot < 0 and self._dispatcher.shed_one():
+            slot = self._arena.acquire()
+        return slot
+
+    def set_key(self, slot: int, key: bytes, meta: bytes = b"") -> None:
+        start = self._arena.offset(slot) + self.layout.meta_offset
+        room = self.layout.meta_bytes
+        stored = (key + meta)[:room]
+        self.memory[start : start + len(stored)] = np.frombuffer(stored, dtype=np.uint8)
+        row = self.headers[slot]
+        row["key_hash"] = xxhash.xxh3_64_intdigest(key)
+        row["key_bytes"] = min(len(key), room)
+        row["meta_bytes"] = max(len(stored) - len(key), 0)
+
+    def commit(self, slots: Sequence[int] | Slots) -> None:
+        self._dispatcher.commit(self._source, np.asarray(slots, dtype=np.int32))
+
+    def release(self, slot: int) -> None:
+        self._arena.release(slot)
+        self._dispatcher.room.offer(self._arena.free_slots)
+
+    async def wait_for_room(self) -> None:
+        while self._arena.free_slots <= self._dispatcher.room.reserve:
+            await self._dispatcher.room.wait()
