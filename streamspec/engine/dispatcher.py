@@ -93,6 +93,7 @@ class Dispatcher:
         self._order = OrderLines(arena.headers, ordered=ordered)
         self._held = np.empty(arena.slots, dtype=np.int32)
         self._next_segment_id = 1
+        self._paused = False
         self.accounts = Accounts(len(lanes))
         self.stage_counts: dict[str, Tally] = {}
         self.delivery = Delivery(
@@ -218,7 +219,7 @@ class Dispatcher:
 
     def assign_workers(self) -> None:
         """Give ready workers to lanes, moving as few as possible; the rest stand by."""
-        ready = [w for w in self.fleet.workers.values() if w.ready and not w.retiring]
+        ready = self.fleet.present()
         for lane in self.lanes:
             staying = [w for w in ready if w.lane == lane.index][: lane.allocation.workers]
             lane.workers = staying
@@ -240,6 +241,21 @@ class Dispatcher:
             self.accounts.allocations[lane.index] = (len(lane.workers), allocation.nice, allocation.batch)
         self._pump_all()
 
+    async def replace_chain(self, chain: ChainSpec, reducers: Mapping[int, Reducer]) -> None:
+        """Exchange the stage chain while the stream runs. New workers are warmed first; then what the old
+        ones hold is finished, so that no segment sees parts of both. Raises what keeps the new chain
+        from being built; then everything stays as it was."""
+        await self.fleet.warm(chain)
+        self._paused = True
+        try:
+            while any(w.in_flight for w in self.fleet.present()):
+                await asyncio.sleep(TICK_SECONDS / 5)
+            self.fleet.switch()
+            self.delivery.replace_reducers(reducers)
+        finally:
+            self._paused = False
+            self.assign_workers()
+
     def _reroute_held(self) -> None:
         held = np.flatnonzero(self.arena.headers["holder"]).astype(np.int32)
         if len(held):
@@ -255,6 +271,8 @@ class Dispatcher:
                 self._pump(lane)
 
     def _pump(self, lane: Lane) -> None:
+        if self._paused:
+            return
         batch = lane.allocation.batch
         now_ns = self.clock.monotonic_ns()
         while len(lane) and lane.workers:

@@ -53,6 +53,7 @@ class Worker:
 
     index: int
     process: subprocess.Popen[bytes]
+    pidfd: int
     connection: socket.socket
     generation: int
     lane: int = -1
@@ -75,6 +76,13 @@ class Worker:
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
         return True
+
+    def kill(self) -> None:
+        """End it at once, through its pidfd: ``Popen.kill`` would reap it behind the fleet's back."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
     def set_nice(self, nice: int) -> None:
         """Set the nice level; going down needs CAP_SYS_NICE, without it the level stays as it is."""
@@ -122,6 +130,13 @@ class FleetEvents(Protocol):
         """No worker can build the chain."""
 
 
+@dataclass
+class _Candidate:
+    chain: ChainSpec
+    generation: int
+    ready: asyncio.Future[None]
+
+
 class Fleet:
     """Starts, watches and replaces workers.
 
@@ -141,6 +156,7 @@ class Fleet:
         self.restarts = 0
         self._next_index = 1
         self._generation = 0
+        self._candidate: _Candidate | None = None
         self._failures_in_row = 0
         self._changed = asyncio.Event()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -150,20 +166,41 @@ class Fleet:
     def resize(self, size: int) -> None:
         """Start workers up to ``size``, or retire the youngest above it."""
         self.size = size
-        living = [w for w in self.workers.values() if not w.retiring]
+        living = [w for w in self.workers.values() if not w.retiring and w.generation == self._generation]
         for _ in range(size - len(living)):
-            self._start()
+            self._start(self._generation, self._chain)
         for worker in sorted(living, key=lambda w: w.index)[size:]:
             self.retire(worker)
 
-    def renew(self, chain: ChainSpec) -> None:
-        """Replace every worker by one with another chain. The old ones finish what they hold and are
-        retired as soon as as many new ones are ready."""
-        self._chain = chain
-        self._generation += 1
-        self._failures_in_row = 0
-        for _ in range(self.size):
-            self._start()
+    async def warm(self, chain: ChainSpec) -> None:
+        """Start as many workers again with another chain and return when they are ready; nothing is
+        given to them before :meth:`switch`. Raises what kept them from building it; then they are gone
+        and the present ones are untouched."""
+        self._candidate = _Candidate(chain, self._generation + 1, self._loop.create_future())
+        try:
+            for _ in range(self.size):
+                self._start(self._candidate.generation, chain)
+            await self._candidate.ready
+        except BaseException:
+            self._candidate = None
+            for worker in self.workers.values():
+                if worker.generation > self._generation:
+                    worker.retiring = True
+                    worker.kill()
+            raise
+
+    def switch(self) -> None:
+        """Make the workers of :meth:`warm` the present ones and retire the others."""
+        assert self._candidate is not None
+        self._chain, self._generation = self._candidate.chain, self._candidate.generation
+        self._candidate = None
+        for worker in self.workers.values():
+            if worker.generation < self._generation:
+                self.retire(worker)
+
+    def present(self) -> list[Worker]:
+        """Workers that may be given a lane."""
+        return [w for w in self.workers.values() if w.ready and not w.retiring and w.generation == self._generation]
 
     def retire(self, worker: Worker) -> None:
         """Let it finish what it holds and exit."""
@@ -173,7 +210,7 @@ class Fleet:
 
     async def wait_ready(self) -> None:
         """Return when ``size`` workers of the present chain are ready."""
-        while sum(w.ready and w.generation == self._generation for w in self.workers.values()) < self.size:
+        while len(self.present()) < self.size:
             self._changed.clear()
             await self._changed.wait()
 
@@ -189,7 +226,7 @@ class Fleet:
                 await self._all_gone()
         except TimeoutError:
             for worker in self.workers.values():
-                worker.process.kill()
+                worker.kill()
             await self._all_gone()
 
     async def _all_gone(self) -> None:
@@ -200,10 +237,10 @@ class Fleet:
     def kill(self, worker: Worker, reason: str) -> None:
         """End a worker at once; its segments are dealt with when its socket ends."""
         worker.killed_for = reason
-        worker.process.send_signal(signal.SIGKILL)
+        worker.kill()
 
     # -- one worker -------------------------------------------------------------------------
-    def _start(self) -> None:
+    def _start(self, generation: int, chain: ChainSpec) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
@@ -216,9 +253,9 @@ class Fleet:
             "arena": self._arena.fd,
             "slots": self._arena.slots,
             "layout": _layout_fields(self._arena),
-            "factory": self._chain.factory,
-            "stages": self._chain.stages,
-            "path": self._chain.path,
+            "factory": chain.factory,
+            "stages": chain.stages,
+            "path": chain.path,
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "streamspec.engine.worker", json.dumps(spec)],
@@ -226,7 +263,7 @@ class Fleet:
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
-        worker = Worker(index, process, ours, self._generation)
+        worker = Worker(index, process, os.pidfd_open(process.pid), ours, generation)
         self.workers[index] = worker
         self._loop.add_reader(ours.fileno(), self._readable, worker)
 
@@ -254,61 +291,81 @@ class Fleet:
         if content.get("ready"):
             worker.ready = True
             self._failures_in_row = 0
-            self._retire_older_than(worker)
             self._events.worker_ready(worker)
+            self._check_candidate()
             self._changed.set()
         elif "counts" in content:
             self._events.worker_counts(content["counts"])
         elif "failed" in content:
-            self._failures_in_row = len(RESTART_DELAYS_SECONDS)
-            self._events.fleet_failed(_chain_error(content))
+            worker.retiring = True
+            self._give_up(worker.generation, _chain_error(content))
 
-    def _retire_older_than(self, worker: Worker) -> None:
-        older = [w for w in self.workers.values() if w.generation < worker.generation and not w.retiring]
-        if older:
-            self.retire(older[0])
+    def _check_candidate(self) -> None:
+        candidate = self._candidate
+        if candidate is None or candidate.ready.done():
+            return
+        if sum(w.ready and w.generation == candidate.generation for w in self.workers.values()) >= self.size:
+            candidate.ready.set_result(None)
+
+    def _give_up(self, generation: int, error: StreamspecError) -> None:
+        if self._candidate is not None and generation == self._candidate.generation:
+            if not self._candidate.ready.done():
+                self._candidate.ready.set_exception(error)
+        elif generation == self._generation:
+            self._events.fleet_failed(error)
 
     def _ended(self, worker: Worker) -> None:
         self._loop.remove_reader(worker.connection.fileno())
         worker.connection.close()
+        if not worker.retiring:
+            worker.kill()  # a stage may have closed the socket behind our back
         was_ready, worker.ready = worker.ready, False
-        pidfd = os.pidfd_open(worker.pid)
-        self._loop.add_reader(pidfd, self._reaped, worker, pidfd, was_ready)
+        self._loop.add_reader(worker.pidfd, self._reaped, worker, was_ready)
 
-    def _reaped(self, worker: Worker, pidfd: int, was_ready: bool) -> None:
-        self._loop.remove_reader(pidfd)
-        os.close(pidfd)
+    def _reaped(self, worker: Worker, was_ready: bool) -> None:
+        self._loop.remove_reader(worker.pidfd)
+        os.close(worker.pidfd)
         status = worker.process.wait()
         del self.workers[worker.index]
         reason = worker.killed_for or _status_text(status)
         self._events.worker_gone(worker, reason)
         self._changed.set()
-        if worker.retiring or self._closing or worker.generation != self._generation:
+        if worker.retiring or self._closing:
             return
         self.restarts += 1
         if not was_ready:
             self._failures_in_row += 1
-        if self._failures_in_row > len(RESTART_DELAYS_SECONDS) - 1:
-            self._events.fleet_failed(
+        if self._failures_in_row >= len(RESTART_DELAYS_SECONDS):
+            self._give_up(
+                worker.generation,
                 InternalError(
                     "workers end before they are ready",
                     where="engine.workers",
                     value=reason,
                     next_step="read the worker's own output above",
-                )
+                ),
             )
             return
         _log.warning("worker replaced", worker=worker.index, pid=worker.pid, reason=reason)
-        self._start_after(RESTART_DELAYS_SECONDS[self._failures_in_row])
+        self._start_after(RESTART_DELAYS_SECONDS[self._failures_in_row], worker.generation)
 
-    def _start_after(self, seconds: float) -> None:
+    def _start_after(self, seconds: float, generation: int) -> None:
         def start() -> None:
             self._timers.discard(timer)
-            if not self._closing and sum(not w.retiring for w in self.workers.values()) < self.size:
-                self._start()
+            chain = self._chain_of(generation)
+            living = sum(not w.retiring and w.generation == generation for w in self.workers.values())
+            if not self._closing and chain is not None and living < self.size:
+                self._start(generation, chain)
 
         timer = self._loop.call_later(seconds, start)
         self._timers.add(timer)
+
+    def _chain_of(self, generation: int) -> ChainSpec | None:
+        if generation == self._generation:
+            return self._chain
+        if self._candidate is not None and generation == self._candidate.generation:
+            return self._candidate.chain
+        return None
 
 
 def _layout_fields(arena: Arena) -> dict[str, int]:
