@@ -61,6 +61,10 @@ class SinkRunner:
         await self._sink.open(self.tally)
         self._task = asyncio.create_task(self._run(), name=f"sink {self.name}")
 
+    def exchange(self, sink: Sink) -> None:
+        """Use another sink in place of one that could not be opened."""
+        self._sink = sink
+
     def put(self, item: Slots | RecordDelivery) -> None:
         """Append; the slots are held until written."""
         self._queue.append(item)
@@ -137,7 +141,7 @@ class Delivery:
     """
 
     def __init__(self, view: DeliveryView, reducers: Mapping[int, Reducer], finished: Callable[[Slots], None]) -> None:
-        self._view = view
+        self.view = view
         self._reducers = dict(reducers)
         self._finished = finished
         self.sinks: list[SinkRunner] = []
@@ -155,7 +159,7 @@ class Delivery:
 
     def deliver(self, ready: Slots) -> None:
         """Take slots in delivery order."""
-        headers = self._view.arena.headers
+        headers = self.view.arena.headers
         good, bad, deltas = kernels.part(headers, ready, max(len(self.sinks), 1), self._good, self._bad)
         if bad:
             self._bury(self._bad[:bad].copy())
@@ -170,16 +174,16 @@ class Delivery:
             runner.put(slots)
 
     def _merge(self, slots: Slots) -> None:
-        carrying = slots[self._view.arena.headers["delta_bytes"][slots] > 0]
+        carrying = slots[self.view.arena.headers["delta_bytes"][slots] > 0]
         for slot in carrying.tolist():
-            for stage, content in SlotDelivery(self._view, slot).deltas():
+            for stage, content in SlotDelivery(self.view, slot).deltas():
                 reducer = self._reducers.get(stage)
                 if reducer is not None:
                     reducer.merge(content)
 
     def _bury(self, slots: Slots) -> None:
         for slot in slots.tolist():
-            letter = SlotDelivery(self._view, slot)
+            letter = SlotDelivery(self.view, slot)
             _log.warning("segment dead-lettered", segment=letter.segment_id, source=letter.source, error=letter.error)
         if self.dead_letter is None:
             self.written(slots)
@@ -188,7 +192,7 @@ class Delivery:
 
     def written(self, slots: Slots) -> None:
         """One sink has these."""
-        count = kernels.drop_pending(self._view.arena.headers, slots, self._done)
+        count = kernels.drop_pending(self.view.arena.headers, slots, self._done)
         if count:
             self._finished(self._done[:count].copy())
 

@@ -106,6 +106,7 @@ class Dispatcher:
         self.fleet_failed = failed
         self._tick_timer: asyncio.TimerHandle | None = None
         self._all_finished = asyncio.Event()
+        self._ticked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     # -- life ---------------------------------------------------------------------------------
@@ -153,6 +154,13 @@ class Dispatcher:
         self._may_shed[index] = not source.can_wait
         self.room.keep_reserve(bool(self._may_shed.any()))
         return EngineIntake(self, index, can_wait=source.can_wait)
+
+    async def source_finished(self, source: Source) -> None:
+        """Return when no segment of the source is under way."""
+        index = self._sources.index(source)
+        headers = self.arena.headers
+        while bool(((headers["source"] == index) & (headers["state"] >= QUEUED)).any()):
+            await self._tick_passed()
 
     def remove_source(self, source: Source) -> None:
         """Forget a source whose segments are finished."""
@@ -249,7 +257,7 @@ class Dispatcher:
         self._paused = True
         try:
             while any(w.in_flight for w in self.fleet.present()):
-                await asyncio.sleep(TICK_SECONDS / 5)
+                await self._tick_passed()
             self.fleet.switch()
             self.delivery.replace_reducers(reducers)
         finally:
@@ -405,7 +413,12 @@ class Dispatcher:
                 if len(mine):
                     source.acknowledge(self.arena.headers["token"][mine])
 
+    async def _tick_passed(self) -> None:
+        self._ticked.clear()
+        await self._ticked.wait()
+
     def _tick(self) -> None:
+        self._ticked.set()
         self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
         deadline_ns = self.clock.monotonic_ns() - round(self.limits.time_limit_seconds * 1e9)
         count = kernels.overdue(self.arena.headers, deadline_ns, self._held)

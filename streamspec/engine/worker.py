@@ -177,7 +177,7 @@ class SegmentRunner:
         if context.records or context.deltas:
             context.records, context.deltas = {}, []
         useful = self._no_time.copy()
-        error: BaseException | None = None
+        error = b""
         index = 0
         before = time.thread_time_ns()
         try:
@@ -192,14 +192,12 @@ class SegmentRunner:
                 before = after
         except (Exception, SystemExit) as raised:
             useful[index] = time.thread_time_ns() - before
-            error = raised
+            error = self._describe(raised, index)
         self._useful.pack_into(memory, base + _USEFUL_AT, *useful)
-        if error is not None:
-            text = self._describe(error, index)
+        if error:
             segment.payload = payload
             context.records, context.deltas = {}, []
-            return self._store(slot, base, payload, text, FAILED)
-        return self._store(slot, base, payload, b"", DONE)
+        return self._store(slot, base, payload, error, FAILED if error else DONE)
 
     def _describe(self, error: BaseException, stage: int) -> bytes:
         place = traceback.extract_tb(error.__traceback__)[-1]

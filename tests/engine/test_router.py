@@ -1,0 +1,37 @@
+"""Static routing: the first lane whose conditions all hold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamspec.core.segment import HEADER
+from streamspec.engine.router import LaneRule, StaticRouter
+
+
+def _route(rules: list[LaneRule], **columns: list[int]) -> list[int]:
+    count = len(next(iter(columns.values())))
+    headers = np.zeros(count, dtype=HEADER)
+    for name, values in columns.items():
+        headers[name] = values
+    keys = [b"web:%d" % i if i % 2 else b"db:%d" % i for i in range(count)]
+    StaticRouter(rules, keys.__getitem__).route(headers, np.arange(count, dtype=np.int32))
+    return [int(lane) for lane in headers["lane"]]
+
+
+def test_sizes_are_inclusive_and_the_first_match_wins() -> None:
+    rules = [LaneRule(0, min_bytes=10, max_bytes=20), LaneRule(1, max_bytes=100), LaneRule(2)]
+    assert _route(rules, length=[9, 10, 20, 21, 100, 101]) == [1, 0, 0, 1, 1, 2]
+
+
+def test_sources_and_content() -> None:
+    rules = [LaneRule(0, sources=frozenset({2, 5})), LaneRule(1, content=1), LaneRule(2)]
+    assert _route(rules, source=[0, 2, 5, 1], content=[0, 1, 0, 1]) == [2, 0, 0, 1]
+
+
+def test_key_prefixes() -> None:
+    rules = [LaneRule(0, keys=(b"web:", b"mail:")), LaneRule(1)]
+    assert _route(rules, length=[1, 1, 1, 1]) == [1, 0, 1, 0]
+
+
+def test_one_lane_takes_everything() -> None:
+    assert _route([LaneRule(0)], length=[1, 2], lane=[3, 4]) == [0, 0]
