@@ -1,11 +1,8 @@
-"""The union of all sources: one import and one line each.
-
-Until the first component is here the union is the base itself.
-"""
+"""The union of all sources: one import and one line each."""
 
 from __future__ import annotations
 
-from streamspec.core.component import SourceConfigBase
+from streamspec.sources.tcp import TcpConfig
 
 # Once there are two: SourceConfig = Annotated[AConfig | BConfig, Field(discriminator="type")]
-SourceConfig = SourceConfigBase
+SourceConfig = TcpConfig

@@ -11,7 +11,7 @@ back to when no slot is free; then reading stops until there is one, and TCP slo
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from streamspec.core.segment import CONTENT_MESSAGES
 from streamspec.sources.framing_kernels import TOO_LARGE
@@ -53,8 +53,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- protocol -----------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is one without saying so
         self.last_read_ns = self.reception.clock.monotonic_ns()
         self.reception.connected(self)
 
