@@ -1,1 +1,1 @@
-"""."""
+"""Words and contracts; imports nothing of the other packages and does no I/O."""

@@ -1,1 +1,1 @@
-"""."""
+"""The data path; it knows contracts, never a component."""

@@ -223,6 +223,7 @@ def pop(ring: Slots, marks: Counts, headers: Rows, limit: int, worker: int, now_
         row.state = SENT
         row.holder = worker
         row.sent_ns = now_ns
+        row.started_ns = now_ns  # never stale when the worker's RUNNING is seen before its own time
         out[i] = slot
     marks[0] = (marks[0] + count) & mask
     marks[1] -= count

@@ -1,1 +1,1 @@
-"""."""
+"""Fakes and workloads for tests and benchmarks; nothing else imports it."""

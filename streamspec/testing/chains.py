@@ -50,6 +50,19 @@ class _Obedient:
             time.sleep(int(order[3:4]) / 1000)
 
 
+class _Spin:
+    def process(self, segment: Segment, context: StageContext) -> None:
+        """Burn the CPU time, in microseconds, that the payload's first four bytes state."""
+        until = time.thread_time_ns() + int.from_bytes(segment.payload[:4], "little") * 1000
+        while time.thread_time_ns() < until:
+            pass
+
+
+def spinning(stages: list[dict[str, Any]]) -> list[tuple[str, Stage]]:
+    """One stage whose cost the payload states."""
+    return [("spin", _Spin())]
+
+
 def identity(stages: list[dict[str, Any]]) -> list[tuple[str, Stage]]:
     """One stage that does nothing, to measure what the engine itself costs."""
     return [("identity", _Identity())]

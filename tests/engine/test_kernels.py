@@ -64,7 +64,8 @@ def test_a_lane_queue_is_a_deque(operations) -> None:
             got = lane.pop(3, 7, 99).tolist()
             assert got == [model.popleft() for _ in range(min(3, len(model)))]
             free += got
-            assert not got or (headers["holder"][got] == 7).all()
+            assert (headers["holder"][got] == 7).all()
+            assert (headers["started_ns"][got] == 99).all()
         elif operation == "front":
             taken, free = free[:2], free[2:]
             lane.push_front(np.array(taken, dtype=np.int32))
