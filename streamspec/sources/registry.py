@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from streamspec.sources.tcp import TcpConfig
+from typing import Annotated
 
-# Once there are two: SourceConfig = Annotated[AConfig | BConfig, Field(discriminator="type")]
-SourceConfig = TcpConfig
+from pydantic import Field
+
+from streamspec.sources.tcp import TcpConfig
+from streamspec.sources.udp import UdpConfig
+
+SourceConfig = Annotated[TcpConfig | UdpConfig, Field(discriminator="type")]
