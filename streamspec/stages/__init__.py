@@ -1,1 +1,1 @@
-"""."""
+"""What is done to a segment, in worker processes: one file a kind."""
