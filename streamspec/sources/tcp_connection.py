@@ -44,6 +44,7 @@ class Connection(asyncio.BufferedProtocol):
         self._stash = bytearray()
         self._slot = NO_SLOT
         self._base = 0  # of the slot's payload in the arena
+        self._room = 0  # payload bytes that the segment may have
         self._filled = 0  # bytes received into the slot
         self._position = 0  # first byte behind the last complete frame
         self._searched = 0  # bytes before this hold no end of frame
@@ -62,7 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._slot == NO_SLOT and (self.ended or reception.waiting or not self._open_slot()):
             return reception.scratch
         start = self._base + self._filled
-        return reception.view[start : min(start + reception.read_bytes, self._base + reception.payload_bytes)]
+        return reception.view[start : min(start + reception.read_bytes, self._base + self._room)]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.ended:
@@ -128,11 +129,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def pour(self) -> bool:
         """Move the stash into slots; False when there are not enough yet."""
-        view, payload_bytes = self.reception.view, self.reception.payload_bytes
+        view = self.reception.view
         while self._stash:
             if self._slot == NO_SLOT and not self._acquire(self._tail_since_ns):
                 return False
-            size = min(len(self._stash), payload_bytes - self._filled)
+            size = min(len(self._stash), self._room - self._filled)
             start = self._base + self._filled
             view[start : start + size] = self._stash[:size]
             del self._stash[:size]
@@ -170,7 +171,7 @@ class Connection(asyncio.BufferedProtocol):
         reception.intake.set_key(slot, self.key)
         self._slot = slot
         self._base = reception.intake.offset(slot)
-        self._filled = self._position = self._searched = self._rows = 0
+        self._room = reception.segment_bytes
         self._arrival_ns = arrival_ns
         reception.opened(self)
         return True
@@ -205,10 +206,14 @@ class Connection(asyncio.BufferedProtocol):
                 return
 
     def _lacks_room(self, needed: int) -> bool:
+        """Whether the frame that begins now must go to the next segment. One that comes first stays, and its
+        segment grows: how far a line goes is not known, so in steps of two."""
         reception = self.reception
-        if self._position >= reception.segment_bytes or self._position + needed > reception.payload_bytes:
-            return True
-        return self._rows > 0 and reception.payload_bytes - self._filled < reception.least_read_bytes
+        if self._rows:
+            return self._position + needed > self._room or self._room - self._filled < reception.least_read_bytes
+        if needed > self._room:
+            self._room = min(reception.payload_bytes, max(needed, 2 * self._room))
+        return False
 
     def _roll(self, search_again: bool) -> bool:
         """Close the segment and take its tail to the next slot; True when there is a tail in a slot."""
@@ -222,6 +227,7 @@ class Connection(asyncio.BufferedProtocol):
             self._wait()
             return False
         self._filled = len(tail)
+        self._room = max(self._room, self._filled)
         self._searched = 0 if search_again else self._filled
         reception.view[self._base : self._base + self._filled] = tail
         return True

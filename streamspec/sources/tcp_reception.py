@@ -81,7 +81,7 @@ class Reception:
         self.packets_offset = layout.packets_offset
         self.packet_capacity = layout.packet_capacity
         self.read_bytes = max_frame_bytes if framing == "chunks" else layout.payload_bytes
-        self.least_read_bytes = min(LEAST_READ_BYTES, layout.payload_bytes // 8)
+        self.least_read_bytes = min(LEAST_READ_BYTES, self.segment_bytes // 8)
         self.scratch = memoryview(bytearray(min(SCRATCH_BYTES, self.read_bytes)))
         self.connections: set[Connection] = set()
         self.waiting: dict[Connection, None] = {}
