@@ -88,6 +88,7 @@ class Dispatcher:
         self.room = Room(arena.slots)
         self.source_names: list[str] = []
         self._sources: list[Source | None] = []
+        self._acknowledged: dict[int, AcknowledgedSource] = {}
         self._may_shed: Bytes = np.zeros(1024, dtype=np.uint8)
         self._spilled: dict[int, mmap.mmap] = {}
         self._order = OrderLines(arena.headers, ordered=ordered)
@@ -151,6 +152,8 @@ class Dispatcher:
         self._sources.append(source)
         if index >= len(self._may_shed):
             self._may_shed = np.concatenate([self._may_shed, np.zeros_like(self._may_shed)])
+        if isinstance(source, AcknowledgedSource):
+            self._acknowledged[index] = source
         self._may_shed[index] = not source.can_wait
         self.room.keep_reserve(bool(self._may_shed.any()))
         return EngineIntake(self, index, can_wait=source.can_wait)
@@ -166,6 +169,7 @@ class Dispatcher:
         """Forget a source whose segments are finished."""
         index = self._sources.index(source)
         self._sources[index] = None
+        self._acknowledged.pop(index, None)
         self._may_shed[index] = 0
         self.room.keep_reserve(bool(self._may_shed.any()))
 
@@ -407,11 +411,10 @@ class Dispatcher:
             self._all_finished.set()
 
     def _acknowledge(self, slots: Slots) -> None:
-        for index, source in enumerate(self._sources):
-            if isinstance(source, AcknowledgedSource):
-                mine = slots[self.arena.headers["source"][slots] == index]
-                if len(mine):
-                    source.acknowledge(self.arena.headers["token"][mine])
+        for index, source in self._acknowledged.items():
+            mine = slots[self.arena.headers["source"][slots] == index]
+            if len(mine):
+                source.acknowledge(self.arena.headers["token"][mine])
 
     async def _tick_passed(self) -> None:
         self._ticked.clear()
