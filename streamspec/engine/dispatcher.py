@@ -127,6 +127,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop workers and sinks and unmap the arena."""
+        self._paused = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         await self.fleet.close()
@@ -304,7 +305,7 @@ class Dispatcher:
         headers["holder"][slots] = 0
         lane.push_front(slots)
 
-    def worker_ready(self, worker: Worker) -> None:
+    def workers_changed(self) -> None:
         """See ``FleetEvents``."""
         self.assign_workers()
 

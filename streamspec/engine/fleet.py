@@ -111,8 +111,8 @@ class Worker:
 class FleetEvents(Protocol):
     """What the fleet tells the dispatcher."""
 
-    def worker_ready(self, worker: Worker) -> None:
-        """It has built its chain and may be given a lane."""
+    def workers_changed(self) -> None:
+        """Other workers than before may be given a lane: see ``Fleet.present``."""
 
     def worker_batch(self, worker: Worker, message: bytes) -> None:
         """Slots that it has finished."""
@@ -207,6 +207,7 @@ class Fleet:
         if not worker.retiring:
             worker.retiring = True
             worker.send(wire.encode_control({"exit": True}))
+            self._events.workers_changed()
 
     async def wait_ready(self) -> None:
         """Return when ``size`` workers of the present chain are ready."""
@@ -291,7 +292,7 @@ class Fleet:
         if content.get("ready"):
             worker.ready = True
             self._failures_in_row = 0
-            self._events.worker_ready(worker)
+            self._events.workers_changed()
             self._check_candidate()
             self._changed.set()
         elif "counts" in content:
@@ -320,6 +321,7 @@ class Fleet:
         if not worker.retiring:
             worker.kill()  # a stage may have closed the socket behind our back
         was_ready, worker.ready = worker.ready, False
+        self._events.workers_changed()
         self._loop.add_reader(worker.pidfd, self._reaped, worker, was_ready)
 
     def _reaped(self, worker: Worker, was_ready: bool) -> None:

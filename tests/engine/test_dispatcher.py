@@ -167,7 +167,6 @@ async def test_a_larger_allocation_grows_the_fleet() -> None:
         await bench.feed([(b"k", b"%d" % i) for i in range(50)])
         assert len(bench.dispatcher.lanes[0].workers) == 3
         bench.dispatcher.fleet.resize(1)
-        bench.dispatcher.assign_workers()
         await bench.feed([(b"k", b"%d" % i) for i in range(50)])
         assert len(bench.sink.kept) == 100
 
