@@ -193,18 +193,27 @@ class UdpSource:
         opened = self._opened
         if opened is None:
             raise InternalError("run before open", where=self._where)
-        loop = asyncio.get_running_loop()
         try:
-            if not self._stopping.is_set():
-                loop.add_reader(opened.socket.fileno(), self._on_readable)
-                await self._stopping.wait()
-                loop.remove_reader(opened.socket.fileno())
-            if self._failure is None:
-                await self._drain(opened)
+            await self._until_stopped(opened)
+            await self._drain(opened)
+        except OSError as error:
+            raise DependencyUnavailable(
+                f"the UDP socket broke: {error.strerror}",
+                where=self._where,
+                next_step="see the kernel's log, then start the service again",
+            ) from error
         finally:
-            loop.remove_reader(opened.socket.fileno())
             self._disarm()
             opened.gathering.close_until()
+
+    async def _until_stopped(self, opened: _Opened) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._stopping.is_set():
+            loop.add_reader(opened.socket.fileno(), self._on_readable)
+            try:
+                await self._stopping.wait()
+            finally:
+                loop.remove_reader(opened.socket.fileno())
         if self._failure is not None:
             raise self._failure
 
@@ -223,14 +232,6 @@ class UdpSource:
     def _on_readable(self) -> None:
         try:
             self._receive(self._require_open())
-        except OSError as error:
-            self._fail(
-                DependencyUnavailable(
-                    f"the UDP socket broke: {error.strerror}",
-                    where=self._where,
-                    next_step="see the kernel's log, then start the service again",
-                )
-            )
         except Exception as error:  # the loop would only log it; `run` has to end with it
             self._fail(error)
 

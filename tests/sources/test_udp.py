@@ -440,6 +440,23 @@ async def test_an_intake_that_fails_ends_run_with_its_error() -> None:
         await source.close()
 
 
+async def test_a_broken_socket_ends_run_and_commits_what_is_open() -> None:
+    with new_intake() as intake:
+        source = UdpConfig(type="udp", bind="127.0.0.1:0", linger=HOUR).build("packets")
+        await source.open(intake)
+        run = asyncio.create_task(source.run())
+        with sender(source) as one:
+            one.send(b"x")
+            await until(lambda: intake.arena.free_slots == 15)
+            with open(os.devnull) as nothing:
+                os.dup2(nothing.fileno(), source._require_open().socket.fileno())
+            await source.stop()
+            with pytest.raises(DependencyUnavailable, match=r"sources\.packets: the UDP socket broke"):
+                await asyncio.wait_for(run, 5.0)
+        await source.close()
+        assert [c.payload for c in intake.committed] == [b"x"]
+
+
 async def test_run_before_open_is_our_own_bug() -> None:
     with pytest.raises(InternalError, match=r"sources\.packets"):
         await UdpConfig(type="udp", bind="127.0.0.1:0").build("packets").run()
