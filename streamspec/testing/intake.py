@@ -98,7 +98,7 @@ class RecordingIntake:
             if self.hold:
                 self.held.append(slot)
             else:
-                self.arena.release(slot)
+                self.release(slot)
         self._news.set()
 
     def release(self, slot: int) -> None:
