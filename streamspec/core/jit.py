@@ -19,3 +19,15 @@ def kernel(function: _Function) -> _Function:
     jit: Any = numba.njit(cache=True, nogil=True)
     compiled: _Function = jit(function)
     return compiled
+
+
+def lean_kernel(function: _Function) -> _Function:
+    """As :func:`kernel`, for code that runs per packet and makes no arrays.
+
+    Every part is inlined into what calls it, and there is no reference counting. Otherwise numba counts
+    an array up and down, atomically, for each call that takes it: over a header parser of small functions
+    that was 80 ns per packet, against 15 ns for all the rest. Code that creates an array does not compile.
+    """
+    jit: Any = numba.njit(cache=True, nogil=True, forceinline=True, _nrt=False)
+    compiled: _Function = jit(function)
+    return compiled
