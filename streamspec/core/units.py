@@ -6,6 +6,7 @@ with a unit, and are plain ``int`` (bytes) or ``float`` (seconds, bytes per seco
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated
 
@@ -39,11 +40,15 @@ def _parse(value: object, scales: dict[str, int] | dict[str, float], noun: str) 
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{noun} must be a number or text with a unit, such as {_examples(scales)}")
     if isinstance(value, int | float):
-        return float(value)
-    match = _QUANTITY.match(value)
-    if match is None or match[2] not in scales:
-        raise ValueError(f"not a {noun}: {value!r}; units: {_examples(scales)}")
-    return float(match[1]) * scales[match[2]]
+        quantity = float(value) if abs(value) < 1e300 else math.inf
+    else:
+        match = _QUANTITY.match(value)
+        if match is None or match[2] not in scales:
+            raise ValueError(f"not a {noun}: {value!r}; units: {_examples(scales)}")
+        quantity = float(match[1]) * scales[match[2]]
+    if not math.isfinite(quantity):
+        raise ValueError(f"a {noun} must be finite")
+    return quantity
 
 
 def _examples(scales: dict[str, int] | dict[str, float]) -> str:
