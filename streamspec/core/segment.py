@@ -10,6 +10,7 @@ and the output region. Both are numpy views of the same mapping, so nothing is c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -99,7 +100,7 @@ OUTCOME_STRUCT = "<IIqqIIIIII"
 """``struct`` format of the worker's columns from ``state`` to ``error_bytes``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SlotLayout:
     """Sizes of the four regions of a slot, in bytes (``packet_capacity`` in rows)."""
 
@@ -108,22 +109,22 @@ class SlotLayout:
     meta_bytes: int
     output_bytes: int
 
-    @property
+    @cached_property
     def packets_offset(self) -> int:
         """Start of the packet table within the slot."""
         return _align(self.payload_bytes, 64)
 
-    @property
+    @cached_property
     def meta_offset(self) -> int:
         """Start of the key and metadata within the slot."""
         return self.packets_offset + self.packet_capacity * PACKET.itemsize
 
-    @property
+    @cached_property
     def output_offset(self) -> int:
         """Start of the output region within the slot."""
         return _align(self.meta_offset + self.meta_bytes, 64)
 
-    @property
+    @cached_property
     def stride(self) -> int:
         """Distance between two slots; an odd number of cache lines past a page, so that the first
         lines of different slots do not all fall into one cache set."""

@@ -39,6 +39,7 @@ class Arena:
             )
         self.layout = layout
         self.slots = slots
+        self._stride = layout.stride
         self._slots_offset = (slots * HEADER.itemsize + 4095) // 4096 * 4096
         self.size_bytes = self._slots_offset + slots * layout.stride
         if fd is None:
@@ -60,7 +61,7 @@ class Arena:
     # -- addresses ----------------------------------------------------------------------------
     def offset(self, slot: int) -> int:
         """Byte offset of a slot in :attr:`memory`."""
-        return self._slots_offset + slot * self.layout.stride
+        return self._slots_offset + slot * self._stride
 
     def payload(self, slot: int) -> Bytes:
         """The payload region, ``uint8``, shape ``(layout.payload_bytes,)``."""
