@@ -78,22 +78,22 @@ def list_datagrams(
     sizes: Offsets,
     first: int,
     largest_bytes: int,
+    most_bytes: int,
     vectors: Words,
-    filled: int,
     counts: npt.NDArray[np.int64],
 ) -> int:
-    """Enter pieces from ``first`` on into ``vectors`` (``struct iovec`` rows: address, size) from row ``filled`` on.
+    """Enter pieces from ``first`` on into ``vectors`` (``struct iovec`` rows: address, size).
 
-    Stops when they are full and returns the next piece. To ``counts`` are added: rows written, their bytes,
-    and pieces left out because they exceed ``largest_bytes``.
+    Stops when they are full or hold ``most_bytes``, and returns the next piece. To ``counts`` are added: rows
+    written, their bytes, and pieces left out because they exceed ``largest_bytes``.
     """
     for i in range(first, starts.shape[0]):
         size = np.int64(sizes[i])
         if size > largest_bytes:
             counts[2] += 1
             continue
-        row = filled + counts[0]
-        if row == vectors.shape[0]:
+        row = counts[0]
+        if row == vectors.shape[0] or counts[1] >= most_bytes:
             return i
         vectors[row, 0] = np.uint64(address) + np.uint64(starts[i])
         vectors[row, 1] = np.uint64(size)

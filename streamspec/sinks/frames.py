@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from streamspec.core.errors import InternalError
 from streamspec.core.interfaces import Bytes, Delivery, DeliveryBatch
@@ -37,9 +39,9 @@ class Pieces:
         return address_of(self.content)
 
 
-def address_of(content: Bytes) -> int:
-    """Where the bytes lie in this process."""
-    address: int = content.__array_interface__["data"][0]
+def address_of(array: npt.NDArray[Any]) -> int:
+    """Where the array begins in this process."""
+    address: int = array.__array_interface__["data"][0]
     return address
 
 

@@ -1,11 +1,12 @@
-"""The union of all sinks: one import and one line each.
-
-Until the first component is here the union is the base itself.
-"""
+"""The union of all sinks: one import and one line each."""
 
 from __future__ import annotations
 
-from streamspec.core.component import SinkConfigBase
+from typing import Annotated
 
-# Once there are two: SinkConfig = Annotated[AConfig | BConfig, Field(discriminator="type")]
-SinkConfig = SinkConfigBase
+from pydantic import Field
+
+from streamspec.sinks.tcp import TcpSinkConfig
+from streamspec.sinks.udp import UdpSinkConfig
+
+SinkConfig = Annotated[TcpSinkConfig | UdpSinkConfig, Field(discriminator="type")]
