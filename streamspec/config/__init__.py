@@ -4,6 +4,7 @@ Nothing here imports a heavy library: reading a configuration takes a fraction o
 its stages will load later.
 """
 
+from streamspec.config.load import load_config, parse_config
 from streamspec.config.models import (
     EngineConfig,
     LaneConfig,
@@ -12,12 +13,17 @@ from streamspec.config.models import (
     ObjectiveConfig,
     ServiceConfig,
 )
+from streamspec.config.problems import ConfigurationRefused, Problem
 
 __all__ = [
+    "ConfigurationRefused",
     "EngineConfig",
     "LaneConfig",
     "LaneMatch",
     "LoggingConfig",
     "ObjectiveConfig",
+    "Problem",
     "ServiceConfig",
+    "load_config",
+    "parse_config",
 ]

@@ -10,7 +10,10 @@ import os
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from streamspec.config.checks import cross_findings
+from streamspec.config.problems import format_path
 from streamspec.core.component import ComponentConfig
 from streamspec.core.segment import MAX_STAGES, SlotLayout
 from streamspec.core.units import Bytes, Seconds
@@ -253,6 +256,17 @@ class ServiceConfig(ComponentConfig):
         "with all workers.",
     )
     logging: LoggingConfig = Field(default=LoggingConfig(), description="Log lines on standard error.")
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> ServiceConfig:
+        tree = {
+            "lanes": [lane.model_dump(include={"name", "match", "workers"}) for lane in self.lanes],
+            "sources": self.sources,
+            "engine": self.engine.model_dump(include={"workers"}, exclude_unset=True),
+        }
+        for path, what, _ in cross_findings(tree):
+            raise PydanticCustomError("cross_check", "{path}: {what}", {"path": format_path(path), "what": what})
+        return self
 
     @property
     def effective_lanes(self) -> tuple[LaneConfig, ...]:

@@ -1,0 +1,76 @@
+"""Checks between sections, made on the plain tree so that they are reported beside all other faults.
+
+They tolerate anything: what is of the wrong type is somebody else's problem to report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from streamspec.config.problems import Path
+
+Finding = tuple[Path, str, list[str]]
+"""Path, what is wrong, and the words that would have been right (for a suggestion)."""
+
+
+def cross_findings(tree: Any) -> Iterator[Finding]:
+    """What is wrong between sections of a configuration.
+
+    Args:
+        tree: the plain tree of a file, or ``ServiceConfig.model_dump()``.
+    """
+    if not isinstance(tree, dict):
+        return
+    lanes = [lane if isinstance(lane, dict) else {} for lane in _list(tree.get("lanes"))]
+    sources = tree.get("sources")
+    yield from _lane_names(lanes)
+    yield from _lane_sources(lanes, list(sources) if isinstance(sources, dict) else [])
+    yield from _lane_coverage(lanes)
+    yield from _lane_workers(lanes, tree.get("engine"))
+
+
+def _lane_names(lanes: list[dict[str, Any]]) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, lane in enumerate(lanes):
+        name = lane.get("name")
+        if isinstance(name, str) and seen.setdefault(name, index) != index:
+            yield ("lanes", index, "name"), f"lane {name!r} exists already (lanes.{seen[name]})", []
+
+
+def _lane_sources(lanes: list[dict[str, Any]], sources: list[str]) -> Iterator[Finding]:
+    for index, lane in enumerate(lanes):
+        for position, source in enumerate(_list(_match(lane).get("sources"))):
+            if isinstance(source, str) and source not in sources:
+                yield ("lanes", index, "match", "sources", position), f"there is no source {source!r}", sources
+
+
+def _lane_coverage(lanes: list[dict[str, Any]]) -> Iterator[Finding]:
+    takes_all = [_takes_everything(lane) for lane in lanes]
+    if lanes and not takes_all[-1]:
+        what = "the last lane must take everything, or some segments have no lane; add one without `match`"
+        yield ("lanes", len(lanes) - 1, "match"), what, []
+    for index, everything in enumerate(takes_all[:-1]):
+        if everything:
+            what = "this lane takes everything and the lanes after it get nothing; give it a `match` or move it last"
+            yield ("lanes", index), what, []
+
+
+def _lane_workers(lanes: list[dict[str, Any]], engine: Any) -> Iterator[Finding]:
+    ceiling = engine.get("workers") if isinstance(engine, dict) else None
+    asked = [lane.get("workers", 1) for lane in lanes]
+    if lanes and isinstance(ceiling, int) and all(isinstance(count, int) for count in asked) and sum(asked) > ceiling:
+        yield ("engine", "workers"), f"the lanes ask for {sum(asked)} workers together and there are {ceiling}", []
+
+
+def _takes_everything(lane: dict[str, Any]) -> bool:
+    return all(value in (None, [], ()) for value in _match(lane).values())
+
+
+def _match(lane: dict[str, Any]) -> dict[str, Any]:
+    match = lane.get("match")
+    return match if isinstance(match, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
