@@ -259,6 +259,8 @@ class Service:
             await self.reload(config)
         except StreamspecError as error:
             _log.error("reload refused, the old configuration stays", reason=str(error))
+        except Exception as error:
+            _log.exception("reload failed, what was not exchanged yet stays", reason=repr(error))
 
     async def reload(self, config: ServiceConfig) -> None:
         """Apply the difference between the present configuration and ``config``.
