@@ -48,8 +48,14 @@ def _problem(fault: dict[str, Any], schema: Mapping[str, Any], tree: PlacedTree)
             value = child_at(tree.root, path)
             hint = suggest(value, known) if isinstance(value, str) else None
             return Problem(tree.place(path), f"unknown value{_got(tree, path)}", path, hint, ", ".join(known))
+    if fault["loc"][-1:] == ("[key]",):
+        return Problem(tree.keys.get(path) or tree.place(path), f"not a name here: {_lower(fault['msg'])}", path)
     what = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "must")
-    return Problem(tree.place(path), f"{what[:1].lower()}{what[1:]}{_got(tree, path)}", path)
+    return Problem(tree.place(path), _lower(what) + _got(tree, path), path)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _got(tree: PlacedTree, path: Path) -> str:

@@ -19,7 +19,8 @@ def apply_overrides(tree: PlacedTree, overrides: Iterable[str]) -> None:
         if not equals or not all(parts):
             tree.problems.append(Problem(place, "an override is written path.to.key=value"))
             continue
-        value = _read_value(value_text, place, tree)
+        named = parts[-1] == "type"  # names a component, one of which is called null
+        value = CommandLineText(value_text) if named else _read_value(value_text, place, tree)
         problem = _put(tree, parts, value, place)
         if problem is not None:
             tree.problems.append(problem)

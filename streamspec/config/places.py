@@ -173,6 +173,8 @@ class _Builder:
             text = self._substitute(text, path, place)
             if tag == _TAG + "str" and node.style is None:
                 tag = _plain_tag(text)
+        if path[-1:] == ("type",) and text:  # names a component, one of which is called null
+            tag = _TAG + "str"
         if not _is_text(text):
             return self._unread(place, "a half of a surrogate pair is not text", path)
         try:

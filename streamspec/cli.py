@@ -1,0 +1,203 @@
+"""The command line. Each command imports what it needs, so that the quick ones are quick.
+
+Exit codes: 0, 2 usage, 69 something outside is unavailable, 70 internal, 78 bad configuration,
+128 + n ended by signal n.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamspec.core.errors import EXIT_CONFIG, EXIT_INTERNAL, StreamspecError
+
+if TYPE_CHECKING:
+    from streamspec.config import ConfigurationRefused, ServiceConfig
+
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="A service for streams of network packets and telemetry.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Put one value over the file's, e.g. --set sources.packets.bind=127.0.0.1:9000; may be repeated.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines instead of text.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an internal error.")] = False,
+) -> None:
+    """A service for streams of network packets and telemetry."""
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="How long traffic is generated.")] = 10.0,
+    as_json: AsJson = False,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Configuration instead of the built-in one.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run the service on generated traffic on this machine and say what became of it."""
+    from streamspec.demo import run_demo
+
+    _finish(run_demo(seconds, as_json, config, tuple(overrides or ())))
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Run the service until its sources end or it is told to stop. SIGTERM drains, SIGHUP reloads."""
+    loaded = _load(config, overrides)
+    from streamspec.telemetry.logging import configure_logging, tell_held_back
+
+    configure_logging(loaded.logging.level, loaded.logging.format)
+    from streamspec.app import run_service
+
+    def tell(summary: dict[str, Any]) -> None:
+        tell_held_back()
+        if as_json:
+            _print_json(summary)
+        else:
+            from streamspec.summary import tell_summary
+
+            tell_summary(summary)
+
+    _finish(run_service(loaded, config_path=config, overrides=tuple(overrides or ()), on_summary=tell))
+
+
+@app.command()
+def validate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a configuration and start nothing. Exit code 78 when it is wrong, with every fault on a line."""
+    from streamspec.config import ConfigurationRefused
+
+    try:
+        loaded = _load(config, overrides)
+    except ConfigurationRefused as refused:
+        if not as_json:
+            raise
+        _print_json({"valid": False, "file": str(config), "problems": _problems(refused)})
+        raise typer.Exit(EXIT_CONFIG) from None
+    if as_json:
+        _print_json({"valid": True, "file": str(config), "configuration": loaded.model_dump(mode="json")})
+    else:
+        typer.echo(f"{config}: valid; {_overview(loaded)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of configurations, for editors."""
+    from streamspec.config import ServiceConfig
+
+    _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema"} | ServiceConfig.model_json_schema())
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    if as_json:
+        libraries = ("numpy", "numba", "river", "uvloop", "aiokafka", "hyperscan", "pydantic")
+        _print_json(
+            {
+                "streamspec": version_of("streamspec"),
+                "python": sys.version.split()[0],
+                "libraries": {name: version_of(name) for name in libraries},
+            }
+        )
+    else:
+        typer.echo(f"streamspec {version_of('streamspec')}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=arguments, prog_name="streamspec")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else EXIT_INTERNAL if ended.code else 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except StreamspecError as error:
+        if "--debug" in arguments and error.exit_code == EXIT_INTERNAL:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except Exception as error:
+        if "--debug" in arguments:
+            import traceback
+
+            traceback.print_exc()
+        else:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            _complain(f"internal error: {told}; next: `streamspec --debug ...` shows where, please report it")
+        return EXIT_INTERNAL
+    return 0
+
+
+def _load(path: Path, overrides: list[str] | None) -> ServiceConfig:
+    from streamspec.config import load_config
+
+    return load_config(path, tuple(overrides or ()))
+
+
+def _finish(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _complain(text: str) -> None:
+    # Plain and unwrapped: a line of a fault stays one line, for editors that parse it.
+    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2 if os.isatty(1) else None, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _problems(refused: ConfigurationRefused) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": problem.place.origin,
+            "line": problem.place.line or None,
+            "column": problem.place.column or None,
+            "path": ".".join(map(str, problem.path)) or None,
+            "what": problem.what,
+            "suggestion": problem.suggestion,
+            "allowed": problem.allowed,
+        }
+        for problem in refused.problems
+    ]
+
+
+def _overview(config: ServiceConfig) -> str:
+    dumped = config.model_dump(include={"sources", "stages", "sinks"})
+
+    def kinds(section: Any) -> str:
+        if isinstance(section, dict):
+            return ", ".join(f"{name} ({part.get('type')})" for name, part in section.items())
+        return ", ".join(str(part.get("type")) for part in section) or "none"
+
+    lanes = ", ".join(f"{lane.name} ({lane.workers} workers)" for lane in config.effective_lanes)
+    parts = {name: kinds(section) for name, section in dumped.items()} | {"lanes": lanes}
+    return "; ".join(f"{name}: {text}" for name, text in parts.items())
