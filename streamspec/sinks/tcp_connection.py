@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import termios
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamspec.sinks.egress import readable, set_priority, writable
@@ -21,8 +22,10 @@ MOST_READS = 16
 """What a peer says is thrown away; so much at a time."""
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 30, 10, 3
 """A peer that vanished while we had nothing to say is noticed after a minute."""
-SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0002, 0.02
-"""Between two looks at the queue; on one host it is empty within the first."""
+POLL_TURNS = 16
+"""Turns of the event loop in which the queue is looked at without a pause: on one host they suffice."""
+SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.001, 0.02
+"""Pauses between the looks after those. The event loop's own timers go by the millisecond."""
 
 
 class PeerClosed(ConnectionError):
@@ -108,14 +111,12 @@ class Connection:
 
     async def acknowledged(self) -> None:
         """Return when the peer's kernel has everything. Raises as :meth:`check`."""
-        pause = SHORTEST_POLL_SECONDS
-        while True:
+        for pause in _pauses():
             underway_bytes = self.underway_bytes()
             self.check()  # after the look: a reset leaves the queue as it was, an end may come after all was read
             if not underway_bytes:
                 return
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
     async def finish(self) -> None:
         """End in order: say goodbye and wait until the peer's kernel knows. Raises OSError, also when the peer
@@ -127,15 +128,20 @@ class Connection:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 pass  # ours is sent; the peer's is not waited for
         self._socket.shutdown(socket.SHUT_WR)
-        pause = SHORTEST_POLL_SECONDS
-        while self.underway_bytes():
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_POLL_SECONDS)
-            self.check()
+        await self.acknowledged()
 
     def close(self) -> None:
         """Let go of the socket."""
         self._socket.close()
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between one look at the queue and the next, without end."""
+    yield from (0.0 for _ in range(POLL_TURNS))
+    pause = SHORTEST_POLL_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
 
 async def connect(destination: Destination) -> Connection:
