@@ -86,6 +86,12 @@ def line_pieces(delivery: Delivery) -> Iterator[Pieces]:
         yield Pieces(content, starts, sizes)
 
 
+def record_pieces(delivery: Delivery) -> Iterator[Pieces]:
+    """The JSON lines as they are, newlines included, one piece per record type."""
+    for _, lines in delivery.records:
+        yield whole(as_bytes(lines))
+
+
 def pieces_of(delivery: Delivery, content: Content) -> Iterator[Pieces]:
     """What a delivery has to say, in order."""
     return payload_pieces(delivery) if content == "payload" else line_pieces(delivery)
@@ -110,10 +116,14 @@ class FrameBuilder:
     """
 
     def __init__(self, content: Content, framing: Framing, chunk_bytes: int) -> None:
-        self._content: Content = content
+        if content == "records" and framing != "length":
+            framing = "raw"  # the lines bring their newlines along
+            self._cut = record_pieces
+        else:
+            self._cut = payload_pieces if content == "payload" else line_pieces
         self._prefix = framing == "length"
-        self._newline = framing == "newline" or (framing == "raw" and content == "records")
-        self._overhead = OVERHEAD_BYTES["newline" if self._newline else framing]
+        self._newline = framing == "newline"
+        self._overhead = OVERHEAD_BYTES[framing]
         self._chunk_bytes = chunk_bytes
 
     def chunks(self, batch: DeliveryBatch) -> Iterator[Chunk]:
@@ -122,7 +132,7 @@ class FrameBuilder:
         size, segments = 0, 0
         for delivery in batch:
             before = size
-            for pieces in pieces_of(delivery, self._content):
+            for pieces in self._cut(delivery):
                 gathered.append(pieces)
                 size += int(pieces.sizes.sum(dtype=np.int64)) + len(pieces.sizes) * self._overhead
             segments += size > before
