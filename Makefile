@@ -1,0 +1,54 @@
+# `make demo` and `make test` work on a fresh Linux machine with Python 3.11 or newer, and without
+# network once the environment is there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# How long `make demo` generates traffic.
+DEMO_SECONDS ?= 10
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check format bench clean
+
+help: ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create the environment with the pinned dependencies
+
+demo: $(STAMP) ## Run the service on generated traffic and say what became of it
+	$(BIN)/streamspec demo --seconds $(DEMO_SECONDS)
+
+test: $(STAMP) ## Run all tests; what cannot be exercised here is listed at the end
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP) ## Lint, formatting, types and rules of import
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code and apply safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure; results as ratios to peers in the same run
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and everything that was generated
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so that an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "streamspec needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); \
+	next: install it and run make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot create environments; next: install the package python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt pip setuptools
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
