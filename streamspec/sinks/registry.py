@@ -6,7 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from streamspec.sinks.jsonl import JsonlConfig
+from streamspec.sinks.null import NullSinkConfig
+from streamspec.sinks.stdout import StdoutConfig
 from streamspec.sinks.tcp import TcpSinkConfig
 from streamspec.sinks.udp import UdpSinkConfig
 
-SinkConfig = Annotated[TcpSinkConfig | UdpSinkConfig, Field(discriminator="type")]
+SinkConfig = Annotated[
+    JsonlConfig | NullSinkConfig | StdoutConfig | TcpSinkConfig | UdpSinkConfig, Field(discriminator="type")
+]

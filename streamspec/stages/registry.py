@@ -1,11 +1,17 @@
-"""The union of all stages: one import and one line each.
-
-Until the first component is here the union is the base itself.
-"""
+"""The union of all stages: one import and one line each."""
 
 from __future__ import annotations
 
-from streamspec.core.component import StageConfigBase
+from typing import Annotated
 
-# Once there are two: StageConfig = Annotated[AConfig | BConfig, Field(discriminator="type")]
-StageConfig = StageConfigBase
+from pydantic import Field
+
+from streamspec.stages.compress import CompressConfig
+from streamspec.stages.decode import DecodeConfig
+from streamspec.stages.inspect import InspectConfig
+from streamspec.stages.map import MapConfig
+from streamspec.stages.meter import MeterConfig
+
+StageConfig = Annotated[
+    CompressConfig | DecodeConfig | InspectConfig | MapConfig | MeterConfig, Field(discriminator="type")
+]

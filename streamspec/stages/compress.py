@@ -1,0 +1,121 @@
+"""Stage ``compress``: the payload becomes one zstd (RFC 8878) or lz4 frame that standard tools decode.
+
+With ``levels`` the stage has variants: the engine may choose one of them per segment.
+Counts ``bytes_in``, ``bytes_out``, ``incompressible`` (the frame was no smaller) and ``too_small``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from streamspec.core.component import StageConfigBase
+from streamspec.core.errors import DependencyUnavailable
+from streamspec.core.interfaces import Segment, StageContext
+from streamspec.core.paths import InputFile
+from streamspec.core.units import Bytes
+
+LEVELS = {"zstd": (-7, 22), "lz4": (0, 16)}
+DEFAULT_LEVEL = {"zstd": 3, "lz4": 0}
+
+Compressor = Callable[[memoryview], bytes]
+
+
+class CompressConfig(StageConfigBase):
+    """Compress the payload."""
+
+    type: Literal["compress"] = Field(description="The payload becomes one compressed frame.")
+    codec: Literal["zstd", "lz4"] = Field(default="zstd", description="`zstd`: smaller; `lz4`: several times faster.")
+    level: int | None = Field(
+        default=None,
+        description="Level (zstd -7 to 22, default 3; lz4 0 to 16, default 0). Higher is smaller and slower.",
+    )
+    levels: tuple[int, ...] = Field(
+        default=(), max_length=16, description="Levels that the engine may choose from; the first is the default."
+    )
+    dictionary: InputFile | None = Field(
+        default=None, description="A trained dictionary (zstd only); the reader needs the same one."
+    )
+    min_bytes: Bytes = Field(
+        default=0, ge=0, description="Smaller payloads pass unchanged and are counted as `too_small`."
+    )
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> CompressConfig:
+        low, high = LEVELS[self.codec]
+        wrong = [level for level in self.choices if not low <= level <= high]
+        if wrong:
+            raise ValueError(f"level {wrong[0]} does not exist for {self.codec}; allowed: {low} to {high}")
+        if self.level is not None and self.levels:
+            raise ValueError("give either level or levels")
+        if self.dictionary is not None and self.codec != "zstd":
+            raise ValueError("a dictionary needs codec: zstd")
+        return self
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The variants, the default first."""
+        return self.levels or (DEFAULT_LEVEL[self.codec] if self.level is None else self.level,)
+
+    def build(self) -> Compress:
+        """The stage."""
+        return Compress(self)
+
+
+class Compress:
+    """Implements ``Stage`` and ``OpenableStage``; contexts live as long as the worker."""
+
+    def __init__(self, config: CompressConfig) -> None:
+        self._config = config
+        self._compressors: list[Compressor] = []
+
+    def open(self) -> None:
+        """Make one compressor per level. Raises DependencyUnavailable for an unreadable dictionary."""
+        make = _zstd if self._config.codec == "zstd" else _lz4
+        self._compressors = [make(level, self._config) for level in self._config.choices]
+
+    def process(self, segment: Segment, context: StageContext) -> None:
+        """Exchange the payload for its frame."""
+        payload = segment.payload
+        size = len(payload)
+        if size < self._config.min_bytes:
+            context.count("too_small")
+            return
+        variant = context.variant if 0 <= context.variant < len(self._compressors) else 0
+        frame = self._compressors[variant](payload)
+        context.count("bytes_in", size)
+        context.count("bytes_out", len(frame))
+        if len(frame) >= size:
+            context.count("incompressible")
+        segment.payload = memoryview(frame)
+
+
+def _zstd(level: int, config: CompressConfig) -> Compressor:
+    import zstandard
+
+    dictionary: Any = None
+    if config.dictionary is not None:
+        try:
+            dictionary = zstandard.ZstdCompressionDict(config.dictionary.read_bytes())
+        except OSError as error:
+            raise DependencyUnavailable(
+                f"the dictionary cannot be read: {error.strerror}",
+                where="stages.compress.dictionary",
+                value=str(config.dictionary),
+                next_step="make it with `zstd --train`",
+            ) from error
+        dictionary.precompute_compress(level=level)
+    compress: Compressor = zstandard.ZstdCompressor(level=level, dict_data=dictionary, write_content_size=True).compress
+    return compress
+
+
+def _lz4(level: int, config: CompressConfig) -> Compressor:
+    import lz4.frame
+
+    def compress(payload: memoryview) -> bytes:
+        frame: bytes = lz4.frame.compress(payload, compression_level=level, store_size=True)
+        return frame
+
+    return compress

@@ -1,0 +1,119 @@
+"""Stage ``map``: the user's own Python, a function of the payload or a class with ``process``.
+
+The function form is ``f(payload: bytes) -> bytes | None``: the result becomes the payload, None leaves it. The
+class form is the whole ``Stage`` contract; it is constructed with ``options`` once per worker.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect as introspection
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from streamspec.core.component import StageConfigBase
+from streamspec.core.errors import ConfigError, StageError
+from streamspec.core.interfaces import Segment, Stage, StageContext
+from streamspec.core.paths import InputFile
+
+PayloadFunction = Callable[[bytes], bytes | bytearray | memoryview | None]
+
+
+class MapConfig(StageConfigBase):
+    """Call the user's own code."""
+
+    type: Literal["map"] = Field(description="The user's own function or class.")
+    function: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
+        description="`module:function` or `module:Class`. A function takes the payload as bytes and gives the new one, "
+        "or None to leave it; a class has `process(segment, context)`.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments for the class, or for each call of the function."
+    )
+    path: tuple[InputFile, ...] = Field(
+        default=(),
+        validate_default=True,
+        description="Folders searched for the module before the installed ones; the folder of the configuration "
+        "file and the working folder are always searched.",
+    )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _with_the_configuration_folder(cls, value: Any, info: ValidationInfo) -> Any:
+        folders = [value] if isinstance(value, str) else list(value)
+        base = (info.context or {}).get("base")
+        return folders if base is None else [*folders, Path(base).absolute()]
+
+    def build(self) -> Stage:
+        """Import the module and make the stage. Raises ConfigError when there is no such thing."""
+        for folder in reversed([*map(str, self.path), "."]):
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
+        target = _find(self.function)
+        if introspection.isclass(target):
+            return _construct(target, self.function, self.options)
+        if not callable(target):
+            raise ConfigError("is neither a function nor a class", where="stages.map.function", value=self.function)
+        return FunctionStage(self.function, target, self.options)
+
+
+class FunctionStage:
+    """A stage made of a function of the payload."""
+
+    def __init__(self, name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self._name = name
+        self._function = function
+        self._options = options
+
+    def process(self, segment: Segment, context: StageContext) -> None:
+        """Exchange the payload for the function's result."""
+        result = self._function(bytes(segment.payload), **self._options)
+        if result is None:
+            return
+        if not isinstance(result, bytes | bytearray | memoryview):
+            raise StageError("the function must return bytes or None", where=self._name, value=type(result).__name__)
+        segment.payload = memoryview(result)
+
+
+def _find(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise  # the module is there and misses something itself
+        raise ConfigError(
+            f"there is no module {error.name}",
+            where="stages.map.function",
+            value=name,
+            next_step="add its folder to `path`",
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=3)
+            raise ConfigError(
+                f"the module has no {part}",
+                where="stages.map.function",
+                value=name,
+                allowed=f"near names: {', '.join(near)}" if near else None,
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _construct(target: type[Any], name: str, options: dict[str, Any]) -> Stage:
+    try:
+        stage: Stage = target(**options)
+    except TypeError as error:
+        raise ConfigError(
+            f"cannot be constructed: {error}", where="stages.map.options", value=options, next_step=f"see {name}"
+        ) from error
+    if not callable(getattr(stage, "process", None)):
+        raise ConfigError("the class has no process(segment, context)", where="stages.map.function", value=name)
+    return stage
