@@ -1,0 +1,92 @@
+"""The user's own code as a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from streamspec.config import parse_config
+from streamspec.core.errors import ConfigError, StageError
+from streamspec.stages.map import MapConfig
+from streamspec.testing.stages import make_segment, run_stage
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def _stage(function: str, **options):
+    return MapConfig(type="map", function=function, **options).build()
+
+
+def test_the_example_function_hides_secrets() -> None:
+    segment = make_segment([b"user=me&password=hunter2&x=1"])
+    run_stage(_stage("redact:redact", path=(CONFIGS / "stages",)), segment)
+    assert bytes(segment.payload) == b"user=me&password=***&x=1"
+
+
+def test_the_example_class_emits_records() -> None:
+    stage = _stage("count_words:CountWords", path=(CONFIGS / "stages",), options={"minimum": 2})
+    context = run_stage(stage, make_segment([b"two words"]))
+    assert context.records == [("words", b'{"record": "words", "words": 2}')]
+    assert context.tally["words"] == 2
+    assert not run_stage(stage, make_segment([b"one"])).records
+
+
+def test_none_leaves_the_payload_and_another_type_is_an_error() -> None:
+    segment = make_segment([b"as it is"])
+    before = segment.payload
+    run_stage(_stage("tests.stages.test_map:_nothing"), segment)
+    assert segment.payload is before
+    with pytest.raises(StageError, match="must return bytes"):
+        run_stage(_stage("tests.stages.test_map:_number"), segment)
+
+
+def _nothing(payload: bytes) -> None:
+    return None
+
+
+def _number(payload: bytes) -> int:
+    return 5
+
+
+class _NoProcess:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_such_module:f", "there is no module no_such_module"),
+        ("tests.stages.no_such:f", "there is no module tests.stages.no_such"),
+        ("tests.stages.test_map:_nothin", "near names: _nothing"),
+        ("tests.stages.test_map:CONFIGS", "neither a function nor a class"),
+        ("tests.stages.test_map:_NoProcess", "has no process"),
+    ],
+)
+def test_a_wrong_name_says_what_is_wrong(function: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _stage(function)
+
+
+def test_options_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be constructed"):
+        _stage("count_words:CountWords", path=(CONFIGS / "stages",), options={"maximum": 1})
+
+
+def test_a_name_without_a_colon_is_refused_at_once() -> None:
+    with pytest.raises(ValidationError):
+        MapConfig(type="map", function="module.function")
+
+
+def test_the_configuration_folder_is_searched() -> None:
+    text = """
+sources: {a: {type: udp, bind: "127.0.0.1:1"}}
+stages: [{type: map, function: "redact:redact", path: [stages]}]
+sinks: {o: {type: "null"}}
+"""
+    config = parse_config(text, origin="x.yaml", base=CONFIGS)
+    stage = config.stages[0]
+    assert isinstance(stage, MapConfig)
+    assert stage.path == (CONFIGS / "stages", CONFIGS)
+    assert MapConfig.model_validate(stage.model_dump(mode="json")).path == stage.path
