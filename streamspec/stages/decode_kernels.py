@@ -82,10 +82,9 @@ def decode_packets(
         start = int64(packet["offset"])
         captured_end = min(start + int64(packet["captured_bytes"]), size)
         wire_end = max(start + int64(packet["wire_bytes"]), captured_end)
-        _clear(row)
         status = _decode_packet(buffer, start, captured_end, wire_end, link_type, inner, row)
+        row["status"] = status
         if status != OK:
-            row["status"] = status
             unusual += 1
             counts[status] += 1
     counts[OK] += len(packets) - unusual
@@ -94,6 +93,7 @@ def decode_packets(
 
 @inlined_kernel
 def _clear(row: Any) -> None:
+    """Of a packet without IP; with IP each column is written anyway."""
     row["source_head"] = 0
     row["source_tail"] = 0
     row["destination_head"] = 0
@@ -107,7 +107,6 @@ def _clear(row: Any) -> None:
     row["destination_port"] = 0
     row["vlan"] = 0
     row["tcp_flags"] = 0
-    row["status"] = 0
     row["ip_version"] = 0
     row["protocol"] = 0
     row["ttl"] = 0
@@ -123,18 +122,21 @@ def _decode_packet(buffer: Bytes, start: int, end: int, wire_end: int, link_type
     that the row always describes the innermost sound one.
     """
     kind, at = first_header(buffer, start, end, link_type)
+    cut = end < wire_end
     vlan = 0
     status = OK
     for depth in range(MAX_TUNNELS + 1):
         kind, at, vlan = find_ip(buffer, kind, at, end, vlan)
         if kind < 0:
             if depth == 0:
+                _clear(row)
                 return -kind
             status = status if kind == -NOT_IP else MALFORMED_TUNNEL
             break
         error, size = _check_ip(buffer, kind, at, end, wire_end)
         if error:
             if depth == 0:
+                _clear(row)
                 return error
             status = MALFORMED_TUNNEL
             break
@@ -146,7 +148,7 @@ def _decode_packet(buffer: Bytes, start: int, end: int, wire_end: int, link_type
         row["tunnel_depth"] = depth
         status, at = _write_ip(buffer, kind, at, end, row)
         if status == OK:
-            status, at = _write_transport(buffer, at, end, row)
+            status, at = _write_transport(buffer, at, end, cut, row)
         if not inner or status != OK or row["fragment"] & (FRAGMENT_MORE | FRAGMENT_LATER):
             break
         kind, at = _open_tunnel(buffer, at, end, row)
@@ -247,10 +249,11 @@ def _extensions(buffer: Bytes, protocol: int, at: int, end: int) -> tuple[int, i
 
 
 @inlined_kernel
-def _write_transport(buffer: Bytes, at: int, end: int, row: Any) -> tuple[int, int]:
+def _write_transport(buffer: Bytes, at: int, end: int, cut: bool, row: Any) -> tuple[int, int]:
     """Ports, flags and payload; returns ``(status, first byte of the payload)``.
 
-    A header that is cut off gives its ports if they are there: the packet belongs to that flow.
+    A header that the capture cut off (``cut``) gives its ports if they are there, since the packet belongs
+    to that flow; a header that was never whole gives none.
     """
     protocol = int64(row["protocol"])
     status = OK
@@ -258,9 +261,9 @@ def _write_transport(buffer: Bytes, at: int, end: int, row: Any) -> tuple[int, i
     if row["fragment"] & FRAGMENT_LATER:
         pass
     elif protocol == TCP:
-        status, header_bytes = _tcp(buffer, at, end, row)
+        status, header_bytes = _tcp(buffer, at, end, cut, row)
     elif protocol in (UDP, UDP_LITE):
-        status, header_bytes, end = _udp(buffer, at, end, protocol, row)
+        status, header_bytes, end = _udp(buffer, at, end, cut, protocol, row)
     elif protocol in (ICMP, ICMPV6):
         if at + 4 > end:
             status = TRUNCATED_ICMP
@@ -268,8 +271,9 @@ def _write_transport(buffer: Bytes, at: int, end: int, row: Any) -> tuple[int, i
             row["icmp_type_code"] = be16(buffer, at)
             header_bytes = 8
     elif protocol in (SCTP, DCCP):
-        _ports(buffer, at, end, row)
         header_bytes = 12
+        if at + 12 <= end or cut:
+            _ports(buffer, at, end, row)
         if at + 12 > end and protocol == SCTP:
             status = TRUNCATED_SCTP
     at = min(at + header_bytes, end)
@@ -286,26 +290,30 @@ def _ports(buffer: Bytes, at: int, end: int, row: Any) -> None:
 
 
 @inlined_kernel
-def _tcp(buffer: Bytes, at: int, end: int, row: Any) -> tuple[int, int]:
+def _tcp(buffer: Bytes, at: int, end: int, cut: bool, row: Any) -> tuple[int, int]:
     """``(status, header bytes)`` of a TCP header (RFC 9293)."""
-    _ports(buffer, at, end, row)
     if at + 20 > end:
+        if cut:
+            _ports(buffer, at, end, row)
         return TRUNCATED_TCP, 20
     word = be16(buffer, at + 12)
     header_bytes = (word >> 12) * 4
-    row["tcp_flags"] = word & 0xFFF
     if header_bytes < 20:
         return MALFORMED_TCP_HEADER, 20
+    _ports(buffer, at, end, row)
+    row["tcp_flags"] = word & 0xFFF
     return (TRUNCATED_TCP if at + header_bytes > end else OK), header_bytes
 
 
 @inlined_kernel
-def _udp(buffer: Bytes, at: int, end: int, protocol: int, row: Any) -> tuple[int, int, int]:
+def _udp(buffer: Bytes, at: int, end: int, cut: bool, protocol: int, row: Any) -> tuple[int, int, int]:
     """``(status, header bytes, end of the datagram)``. The length may be 0 in jumbograms, and is a
     checksum coverage in UDP-Lite."""
-    _ports(buffer, at, end, row)
     if at + 8 > end:
+        if cut:
+            _ports(buffer, at, end, row)
         return TRUNCATED_UDP, 8, end
+    _ports(buffer, at, end, row)
     size = be16(buffer, at + 4)
     if protocol == UDP_LITE or size == 0:
         return OK, 8, end
@@ -358,4 +366,4 @@ def flow_hash(row: Any) -> np.uint64:
     source *= _MIX_1
     destination *= _MIX_1
     mixed = (source ^ (source >> _32)) + (destination ^ (destination >> _32)) + np.uint64(row["protocol"])
-    return (mixed * _MIX_2) >> _32
+    return np.uint64((mixed * _MIX_2) >> _32)

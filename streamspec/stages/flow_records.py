@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from streamspec.core.interfaces import Bytes, Rows
-from streamspec.core.jit import lean_kernel
+from streamspec.core.jit import inlined_kernel, lean_kernel
 from streamspec.stages.link_kernels import int64
 
 LONGEST_LINE_BYTES = 1024
@@ -70,6 +70,8 @@ _VLAN = _text(',"vlanId":')
 _REASON = _text(',"flowEndReason":')
 _FINISH = _text("}\n")
 _HEX = _text("0123456789abcdef")
+
+_POWERS = np.array([10**digits for digits in range(20)], dtype=np.uint64)
 
 _10 = np.uint64(10)
 _NS_PER_MS = 1_000_000
@@ -147,7 +149,7 @@ def _write_end_points(flow: Any, out: Bytes, at: int, forward: int) -> int:
 
 
 # -- pieces ------------------------------------------------------------------------------------
-@lean_kernel
+@inlined_kernel
 def _put(out: Bytes, at: int, text: Bytes) -> int:
     for i in range(len(text)):
         out[at + i] = text[i]
@@ -157,9 +159,7 @@ def _put(out: Bytes, at: int, text: Bytes) -> int:
 @lean_kernel
 def _put_number(out: Bytes, at: int, value: np.uint64) -> int:
     digits = 1
-    rest = value // _10
-    while rest:
-        rest //= _10
+    while digits < 20 and value >= _POWERS[digits]:
         digits += 1
     return _put_digits(out, at, value, digits)
 
@@ -167,9 +167,9 @@ def _put_number(out: Bytes, at: int, value: np.uint64) -> int:
 @lean_kernel
 def _put_digits(out: Bytes, at: int, value: np.uint64, digits: int) -> int:
     """The last ``digits`` digits of a number, with leading zeros."""
-    for i in range(digits):
+    for position in range(at + digits - 1, at - 1, -1):
         rest = value // _10
-        out[at + digits - 1 - i] = 48 + (value - rest * _10)
+        out[position] = 48 + (value - rest * _10)
         value = rest
     return at + digits
 

@@ -56,9 +56,7 @@ _EMPTY = np.uint64(0)
 
 
 @lean_kernel
-def merge(
-    deltas: Rows, flows: Rows, links: Links, free: Links, index: Index, state: State, closed: Rows
-) -> int:
+def merge(deltas: Rows, flows: Rows, links: Links, free: Links, index: Index, state: State, closed: Rows) -> int:
     """Add deltas to the table, advance stream time, and close what is due.
 
     Args:
@@ -314,7 +312,7 @@ def _unlink(links: Links, row: int) -> None:
 
 # -- index -------------------------------------------------------------------------------------
 @inlined_kernel
-def _hash(keyed: Any, seed: int) -> int:
+def _hash(keyed: Any, seed: np.uint64) -> np.uint64:
     """32 bits (in 64) of the key columns of a ``DELTA`` or ``FLOW``."""
     mixed = (seed ^ keyed["a_tail"]) * _MIX
     mixed = ((mixed ^ (mixed >> _32)) ^ keyed["b_tail"]) * _MIX
@@ -322,11 +320,11 @@ def _hash(keyed: Any, seed: int) -> int:
     if keyed["ip_version"] == 6:
         mixed = ((mixed ^ (mixed >> _32)) ^ keyed["a_head"]) * _MIX
         mixed = ((mixed ^ (mixed >> _32)) ^ keyed["b_head"]) * _MIX
-    return mixed >> _32
+    return np.uint64(mixed >> _32)
 
 
 @inlined_kernel
-def _find(index: Index, flows: Rows, delta: Any, hashed: int) -> tuple[int, int]:
+def _find(index: Index, flows: Rows, delta: Any, hashed: np.uint64) -> tuple[int, int]:
     """``(position in the index, row)``; row -1 and the position of an empty entry when it is new."""
     mask = len(index) - 1
     position = int64(hashed) & mask
@@ -350,7 +348,7 @@ def _find(index: Index, flows: Rows, delta: Any, hashed: int) -> tuple[int, int]
 
 
 @lean_kernel
-def _unindex(index: Index, row: int, hashed: int) -> None:
+def _unindex(index: Index, row: int, hashed: np.uint64) -> None:
     """Empty an entry and close the gap: each entry behind it moves up unless that is before its home."""
     mask = len(index) - 1
     hole = int64(hashed) & mask

@@ -98,7 +98,7 @@ def aggregate(
 
 
 @inlined_kernel
-def flow_key(row: Any, vlan_in_key: bool) -> tuple[int, int, int, int, int, int]:
+def flow_key(row: Any, vlan_in_key: bool) -> tuple[int, Any, Any, Any, Any, np.uint64]:
     """``(direction, a_head, a_tail, b_head, b_tail, transport)``, see ``flow_rows``. Selections, not
     branches: which side sends is as good as random to the processor."""
     source_head = row["source_head"]
@@ -109,10 +109,7 @@ def flow_key(row: Any, vlan_in_key: bool) -> tuple[int, int, int, int, int, int]
     destination_port = np.uint64(row["destination_port"])
     swap = (source_head > destination_head) | (
         (source_head == destination_head)
-        & (
-            (source_tail > destination_tail)
-            | ((source_tail == destination_tail) & (source_port > destination_port))
-        )
+        & ((source_tail > destination_tail) | ((source_tail == destination_tail) & (source_port > destination_port)))
     )
     a_head = destination_head if swap else source_head
     a_tail = destination_tail if swap else source_tail
@@ -120,16 +117,14 @@ def flow_key(row: Any, vlan_in_key: bool) -> tuple[int, int, int, int, int, int]
     b_tail = source_tail if swap else destination_tail
     a_port = destination_port if swap else source_port
     b_port = source_port if swap else destination_port
-    transport = (
-        a_port | (b_port << _16) | (np.uint64(row["protocol"]) << _32) | (np.uint64(row["ip_version"]) << _40)
-    )
+    transport = a_port | (b_port << _16) | (np.uint64(row["protocol"]) << _32) | (np.uint64(row["ip_version"]) << _40)
     if vlan_in_key:
         transport |= np.uint64(row["vlan"]) << _48
     return int64(swap), a_head, a_tail, b_head, b_tail, transport
 
 
 @inlined_kernel
-def _same(delta: Any, a_head: int, a_tail: int, b_head: int, b_tail: int, transport: int) -> bool:
+def _same(delta: Any, a_head: Any, a_tail: Any, b_head: Any, b_tail: Any, transport: np.uint64) -> bool:
     differs = (
         (delta["a_tail"] ^ a_tail)
         | (delta["b_tail"] ^ b_tail)
