@@ -75,7 +75,7 @@ HEADER = np.dtype(
         ("holder", "<u2"),  # worker that has it now, 0 = none; the dispatcher's column
         ("reserved", "<u2", (2,)),
         ("variant", "<i2", (MAX_STAGES,)),  # per stage: variant chosen, -1 = the stage's default
-        # written by the worker: see OUTCOME_STRUCT -------------------------------------------
+        # written by the worker -------------------------------------------
         ("state", "<u4"),
         ("worker", "<u4"),
         ("started_ns", "<i8"),  # monotonic clock
@@ -95,9 +95,6 @@ HEADER = np.dtype(
 
 ERROR_KINDS = ("none", "stage_error", "worker_died", "time_limit", "output_too_large")
 """Bounded reasons of a failed segment."""
-
-OUTCOME_STRUCT = "<IIqqIIIIII"
-"""``struct`` format of the worker's columns from ``state`` to ``error_bytes``."""
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,14 @@ from streamspec.engine.arena import Arena
 _FIELDS = HEADER.fields
 assert _FIELDS is not None
 _STATE_AT = _FIELDS["state"][1]
+_WORKER_AT = _FIELDS["worker"][1]
+_STARTED_AT = _FIELDS["started_ns"][1]
 _USEFUL_AT = _FIELDS["useful_ns"][1]
 _VARIANT_AT = _FIELDS["variant"][1]
 _ERROR_KIND_AT = _FIELDS["error_kind"][1]
 _SPILLED_AT = _FIELDS["spilled"][1]
 _INTAKE = struct.Struct("<Q24xq16xIIHHHHHH")  # segment_id, timestamp_ns, length ... meta_bytes
-_STARTED = struct.Struct("<IIq")  # state, worker, started_ns
 _RESULT = struct.Struct("<qIIIIII")  # finished_ns ... error_bytes
-_STATE = struct.Struct("<I")
 _FINISHED_AT = _FIELDS["finished_ns"][1]
 
 REPORT_INTERVAL_NS = 500_000
@@ -156,6 +156,10 @@ class SegmentRunner:
         self._arena = arena
         self._worker = worker
         self._memory = arena.memory.data.cast("B")
+        # State and start are read by the dispatcher at any time. Stores through these views are whole;
+        # ``struct.pack_into`` would first fill with zeros.
+        table = self._memory[: arena.slots * HEADER.itemsize]
+        self._words, self._long_words = table.cast("I"), table.cast("q")
         self._segment = ArenaSegment(arena)
         self.context = WorkerContext(names=tuple(name for name, _ in stages))
         self._steps: list[tuple[int, Callable[[Any, Any], None]]] = [
@@ -169,7 +173,9 @@ class SegmentRunner:
         """Process one slot. Returns the output when the slot has no room for it, else None."""
         memory, context, segment = self._memory, self.context, self._segment
         base = slot * HEADER.itemsize
-        _STARTED.pack_into(memory, base + _STATE_AT, RUNNING, self._worker, time.monotonic_ns())
+        self._long_words[(base + _STARTED_AT) >> 3] = time.monotonic_ns()
+        self._words[(base + _WORKER_AT) >> 2] = self._worker
+        self._words[(base + _STATE_AT) >> 2] = RUNNING
         intake = _INTAKE.unpack_from(memory, base)
         start = self._arena.offset(slot)
         payload = memory[start : start + intake[2]]
@@ -235,7 +241,7 @@ class SegmentRunner:
             len(deltas),
             len(error),
         )
-        _STATE.pack_into(memory, base + _STATE_AT, state)
+        self._words[(base + _STATE_AT) >> 2] = state
         return spill
 
     def _too_large(self, slot: int, base: int, arrived: memoryview, total: int) -> bytes | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from streamspec.core.interfaces import Segment, StageContext
 from streamspec.core.segment import DONE, ERROR_KINDS, FAILED, SlotLayout
-from streamspec.engine import worker
+from streamspec.engine import kernels, worker
 from streamspec.engine.arena import Arena
 from streamspec.engine.deliveries import DeliveryView, SlotDelivery
 from streamspec.engine.worker import SegmentRunner
@@ -125,3 +128,28 @@ def test_counts_are_kept_per_stage(arena: Arena) -> None:
     runner.run(slot)
     runner.run(slot)
     assert runner.context.counts == {"a": {"x": 2}, "b": {"x": 6}}
+
+
+def test_the_start_of_a_segment_is_never_seen_half_written(arena: Arena) -> None:
+    slot = arena.acquire()
+    runner = SegmentRunner(arena, 1, [("nothing", _Stage(lambda segment, context: None))])
+    arena.headers["holder"][slot] = 1
+    arena.headers["started_ns"][slot] = time.monotonic_ns()
+    out = np.empty(arena.slots, dtype=np.int32)
+    hour_ago_ns = time.monotonic_ns() - 3600 * 10**9
+    kernels.overdue(arena.headers, hour_ago_ns, out)
+    seen = []
+
+    def watch() -> None:
+        while not stop.is_set():
+            for _ in range(100):
+                seen.append(kernels.overdue(arena.headers, hour_ago_ns, out))
+
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(10_000):
+        runner.run(slot)
+    stop.set()
+    watcher.join()
+    assert not any(seen)
