@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from streamspec.sources.pcap import PcapConfig
 from streamspec.sources.tcp import TcpConfig
 from streamspec.sources.udp import UdpConfig
 
-SourceConfig = Annotated[TcpConfig | UdpConfig, Field(discriminator="type")]
+SourceConfig = Annotated[PcapConfig | TcpConfig | UdpConfig, Field(discriminator="type")]
