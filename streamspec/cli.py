@@ -72,16 +72,23 @@ def run(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False
     configure_logging(loaded.logging.level, loaded.logging.format)
     from streamspec.app import run_service
 
-    def tell(summary: dict[str, Any]) -> None:
+    summaries: list[dict[str, Any]] = []
+    try:
+        code = run_service(loaded, config_path=config, overrides=tuple(overrides or ()), on_summary=summaries.append)
+    finally:
         tell_held_back()
-        if as_json:
-            _print_json(summary)
-        else:
-            from streamspec.summary import tell_summary
+        for summary in summaries:
+            _tell(summary, as_json)
+    _finish(code)
 
-            tell_summary(summary)
 
-    _finish(run_service(loaded, config_path=config, overrides=tuple(overrides or ()), on_summary=tell))
+def _tell(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(summary)
+    elif sys.exc_info()[0] is None or summary["segments_received"]:  # a start that failed has nothing to tell
+        from streamspec.summary import tell_summary
+
+        tell_summary(summary)
 
 
 @app.command()
@@ -198,6 +205,8 @@ def _overview(config: ServiceConfig) -> str:
             return ", ".join(f"{name} ({part.get('type')})" for name, part in section.items())
         return ", ".join(str(part.get("type")) for part in section) or "none"
 
-    lanes = ", ".join(f"{lane.name} ({lane.workers} workers)" for lane in config.effective_lanes)
+    lanes = ", ".join(
+        f"{lane.name} ({lane.workers} worker{'s'[: lane.workers > 1]})" for lane in config.effective_lanes
+    )
     parts = {name: kinds(section) for name, section in dumped.items()} | {"lanes": lanes}
     return "; ".join(f"{name}: {text}" for name, text in parts.items())

@@ -261,6 +261,11 @@ def test_an_override_opens_an_empty_section() -> None:
     assert parse(MINIMAL + "engine:\n", "engine.retries=1").engine.retries == 1
 
 
+def test_an_override_stands_in_for_a_variable_without_a_value() -> None:
+    text = MINIMAL + "engine:\n  retries: ${RETRIES:?set it}\n"
+    assert parse(text, "engine.retries=4").engine.retries == 4
+
+
 @pytest.mark.parametrize(
     ("override", "fault"),
     [

@@ -93,7 +93,10 @@ def _lost(current: Any, part: str, path: Path, place: Place) -> Problem:
 
 
 def _replace_places(tree: PlacedTree, path: Path, place: Place) -> None:
+    """The value that stood there is gone, and with it what was wrong with it."""
     depth = len(path)
+    tree.problems[:] = [problem for problem in tree.problems if not path or problem.path[:depth] != path]
+    tree.unread -= {known for known in tree.unread if known[:depth] == path}
     for places in (tree.values, tree.keys, tree.written):
         for below in [known for known in places if known[:depth] == path]:
             del places[below]
