@@ -143,7 +143,7 @@ def test_the_start_of_a_segment_is_never_seen_half_written(arena: Arena) -> None
     def watch() -> None:
         while not stop.is_set():
             for _ in range(100):
-                seen.append(kernels.overdue(arena.headers, hour_ago_ns, out))
+                seen.append(kernels.overdue(arena.headers, hour_ago_ns, out))  # noqa: PERF401
 
     stop = threading.Event()
     watcher = threading.Thread(target=watch)
