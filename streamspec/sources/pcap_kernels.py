@@ -201,10 +201,10 @@ def schedule(rows: Rows, count: int, last_ns: int, elapsed_ns: int, max_gap_ns: 
     """
     for i in range(count):
         timestamp_ns = rows[i].timestamp_ns
-        # The difference of hostile timestamps may overflow; compared first, it cannot.
         if timestamp_ns > last_ns:
-            gap_ns = timestamp_ns - last_ns
-            elapsed_ns += max_gap_ns if gap_ns < 0 or gap_ns > max_gap_ns else gap_ns
+            # unsigned, since the difference of hostile timestamps needs 64 bits
+            gap_ns = np.uint64(timestamp_ns) - np.uint64(last_ns)
+            elapsed_ns += int(np.int64(min(gap_ns, np.uint64(max_gap_ns))))
         last_ns = timestamp_ns
         due_ns[i] = elapsed_ns
 
