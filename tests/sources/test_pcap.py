@@ -237,9 +237,9 @@ async def test_cancelling_gives_the_open_slot_back(tmp_path: Path) -> None:
     intake.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def used_uvloop() -> None:
-    """The first loop of uvloop leaves a pipe for signals open for ever; it is not this test's."""
+    """libuv makes a pipe for signals with its first loop and keeps it for good."""
     uvloop.new_event_loop().close()
 
 
