@@ -83,7 +83,7 @@ def take_runs(
 
 
 @lean_kernel
-def _well_formed(
+def well_formed(
     memory: Bytes, at: int, present: Mask, expected: Mask, second: Mask, start: bool
 ) -> tuple[int, Mask, Mask]:
     """Errors of one chunk of UTF-8, and what its last characters ask of the next chunk.
@@ -145,7 +145,7 @@ def read_stretch(memory: Bytes, start: int, end: int, skipped_before: int, tail:
             base64, BASE64_MINIMUM, carry_b, skipped_b, longest_b, total_b
         )
         if (high | expected) != NONE:
-            found, expected, second = _well_formed(memory, at, ALL, expected, second, at == start)
+            found, expected, second = well_formed(memory, at, ALL, expected, second, at == start)
             errors += found
         at += CHUNK
     state[_ALPHANUMERIC_CARRY], state[_ALPHANUMERIC_SKIPPED] = carry_a, skipped_a
@@ -202,7 +202,7 @@ def _read_tail(
     )
     if (high | expected) != NONE:
         present = ALL >> np.uint64(CHUNK - size)
-        state[UTF8_ERRORS] += _well_formed(tail, 0, present, expected, second, start)[0]
+        state[UTF8_ERRORS] += well_formed(tail, 0, present, expected, second, start)[0]
 
 
 @lean_kernel

@@ -11,6 +11,7 @@ import numpy as np
 from streamspec.core.features import TYPE_CODES
 from streamspec.core.interfaces import Bytes
 from streamspec.core.jit import lean_kernel
+from streamspec.profiler.text_kernels import well_formed
 from streamspec.profiler.vector import ALL, CHUNK, NONE, copy_padded, count_ones, equal_mask, range_mask, to_int
 
 JSON, CSV, SYSLOG, UNKNOWN = (TYPE_CODES[name] for name in ("json", "csv", "syslog", "unknown"))
@@ -34,15 +35,17 @@ def copy_window(memory: Bytes, at: int, end: int, window: Bytes) -> int:
 
 @lean_kernel
 def is_printable(window: Bytes, size: int) -> bool:
-    """Text throughout the first 64 bytes: no control characters but white space, at least three quarters ASCII."""
+    """Text throughout the first 64 bytes: no control characters but white space, and three quarters ASCII or UTF-8."""
     size = min(size, CHUNK)
     present = ALL >> np.uint64(CHUNK - size)
     high = range_mask(window, 0, np.uint8(0x80), np.uint8(0xF4))
     ascii_text = range_mask(window, 0, np.uint8(0x20), np.uint8(0x7E)) | range_mask(
         window, 0, np.uint8(0x09), np.uint8(0x0D)
     )
+    if (ascii_text | high) & present != present:
+        return False
     few: bool = count_ones(high) <= size // 4
-    return few and (ascii_text | high) & present == present
+    return few or well_formed(window, 0, present, NONE, NONE, True)[0] == 0
 
 
 @lean_kernel

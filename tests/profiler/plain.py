@@ -37,7 +37,7 @@ def blocks(length: int, sample_bytes: int) -> list[tuple[int, int]]:
     found = []
     for index in range(count):
         low, high = index * length // count, (index + 1) * length // count
-        start = low + (index * GOLDEN % 2**32) * (high - low - BLOCK_BYTES) // 2**32
+        start = low + (index * index * GOLDEN % 2**32) * (high - low - BLOCK_BYTES) // 2**32
         found.append((start, start + BLOCK_BYTES))
     return found
 
