@@ -46,9 +46,9 @@ DELTA = _dtype(
         *_COUNTERS,
         ("packets", ("<u4", (2,)), 88),
         ("tcp_flags", ("<u2", (2,)), 96),  # union over the packets
-        ("icmp_type_code", "<u2", 100),  # of the first packet
-        ("vlan", "<u2", 102),  # of the first packet
-        ("initiator", "u1", 104),  # direction of the first packet
+        ("icmp_type_code", "<u2", 100),  # of the earliest packet
+        ("vlan", "<u2", 102),  # of the earliest packet
+        ("initiator", "u1", 104),  # direction of the earliest packet
         ("opening", "u1", 105),  # the first packet is a SYN without ACK: a connection begins here
     ],
     112,
@@ -67,7 +67,7 @@ FLOW = _dtype(
         ("continued", "u1", 113),  # an earlier record was cut by the active timeout; the initiator stays
         ("ended", "u1", 114),  # FIN from both sides or RST: waits in the list of ended flows
         ("reason", "u1", 115),  # flowEndReason, set when exported
-        ("touched_ns", "<i8", 120),  # stream time of the last merge
+        ("touched_ns", "<i8", 120),  # stream time when it last had packets
     ],
     128,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamspec.core.interfaces import Bytes, Rows
+from streamspec.core.interfaces import Rows
 from streamspec.stages import flow_records, flow_table_kernels
 from streamspec.stages.flow_rows import DELTA, FLOW, aligned_zeros
 from streamspec.stages.flow_table_kernels import (
@@ -64,11 +64,12 @@ class FlowTable:
         self._state[SEED] = secrets.randbits(63) if seed is None else seed
         self._chunk = aligned_zeros(CHUNK_ROWS, FLOW)
         self._full: list[Rows] = []
-        self._lines = np.zeros(0, dtype=np.uint8)
+        self._lines = np.zeros(CHUNK_ROWS * flow_records.LONGEST_LINE_BYTES, dtype=np.uint8)
         self.merge(memoryview(b""))  # compiles or loads the kernels now, not in the event loop
         self._encode(self._chunk[:0])
 
-    def __len__(self) -> int:
+    @property
+    def live_flows(self) -> int:
         """Flows in the table."""
         return int(self._state[LIVE])
 
@@ -91,7 +92,8 @@ class FlowTable:
         if self._state[CLOSED]:
             self._next_chunk(CHUNK_ROWS)
         chunks, self._full = self._full, []
-        return [(RECORD_TYPE, self._encode(chunk), len(chunk)) for chunk in chunks]
+        batches = [chunk[start : start + CHUNK_ROWS] for chunk in chunks for start in range(0, len(chunk), CHUNK_ROWS)]
+        return [(RECORD_TYPE, self._encode(batch), len(batch)) for batch in batches]
 
     def _drain(self, close: Callable[..., int]) -> None:
         """Call a closing kernel until it leaves room, that is, until nothing more is due."""
@@ -113,11 +115,5 @@ class FlowTable:
         self._index = larger
 
     def _encode(self, rows: Rows) -> bytes:
-        """Records as lines. A buffer is kept for the usual size only."""
-        size = len(rows) * flow_records.LONGEST_LINE_BYTES
-        lines: Bytes = self._lines
-        if size > len(lines):
-            lines = np.empty(size, dtype=np.uint8)
-            if len(rows) <= CHUNK_ROWS:
-                self._lines = lines
-        return lines[: flow_records.write_lines(rows, lines)].tobytes()
+        """Records as lines."""
+        return self._lines[: flow_records.write_lines(rows, self._lines)].tobytes()

@@ -75,6 +75,7 @@ def merge(deltas: Rows, flows: Rows, links: Links, free: Links, index: Index, st
     for i in range(len(deltas)):
         delta = deltas[i]
         latest_ns = max(latest_ns, int64(delta["last_ns"][0]), int64(delta["last_ns"][1]))
+    began_ns = int64(state[NOW_NS])
     if len(deltas):
         _advance(flows, links, state, latest_ns)
     for i in range(len(deltas)):
@@ -90,7 +91,8 @@ def merge(deltas: Rows, flows: Rows, links: Links, free: Links, index: Index, st
         elif _precedes(flows[row], delta, state):
             _close_in_place(flows, links, state, closed, row, delta)
         _add(flows[row], delta)
-        _touch(flows, links, state, row)
+        last_ns = max(int64(delta["last_ns"][0]), int64(delta["last_ns"][1]))
+        _touch(flows, links, row, max(min(began_ns, int64(state[NOW_NS])), last_ns))
     return expire(flows, links, free, index, state, closed)
 
 
@@ -237,10 +239,15 @@ def _add(flow: Any, delta: Any) -> None:
 
 
 @inlined_kernel
-def _touch(flows: Rows, links: Links, state: State, row: int) -> None:
-    """To the end of the list of the living, or of the ended once either side reset or both finished."""
+def _touch(flows: Rows, links: Links, row: int, touched_ns: int) -> None:
+    """To the end of the list of the living, or of the ended once either side reset or both finished.
+
+    The time is that of the flow's last packet, but no earlier than stream time before this merge: packets
+    that come late, or of a clock that is behind, keep their flow alive all the same. So lists are in order of
+    time but for the flows of one merge; a flow may be closed late by what one segment spans.
+    """
     flow = flows[row]
-    flow["touched_ns"] = state[NOW_NS]
+    flow["touched_ns"] = touched_ns
     flags = flow["tcp_flags"]
     if (flags[0] | flags[1]) & TCP_RST or flags[0] & flags[1] & TCP_FIN:
         flow["ended"] = 1

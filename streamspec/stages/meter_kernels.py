@@ -92,7 +92,7 @@ def aggregate(
             delta["b_head"] = b_head
             delta["b_tail"] = b_tail
             delta["transport"] = transport
-            _begin(delta, row, direction, opening)
+            _begin(delta, opening)
         _add(deltas[index], row, direction, timestamp_ns)
     return count
 
@@ -145,25 +145,26 @@ def _divides(delta: Any, timestamp_ns: int, idle_ns: int, span_ns: int) -> bool:
 
 
 @inlined_kernel
-def _begin(delta: Any, row: Any, direction: int, opening: bool) -> None:
+def _begin(delta: Any, opening: bool) -> None:
     for side in range(2):
         delta["octets"][side] = 0
         delta["packets"][side] = 0
         delta["tcp_flags"][side] = 0
         delta["first_ns"][side] = NEVER_FIRST
         delta["last_ns"][side] = NEVER_LAST
-    protocol = row["protocol"]
-    delta["icmp_type_code"] = row["icmp_type_code"] if protocol in (_ICMP, _ICMPV6) else 0
-    delta["vlan"] = row["vlan"]
-    delta["initiator"] = direction
     delta["opening"] = opening
 
 
 @inlined_kernel
 def _add(delta: Any, row: Any, direction: int, timestamp_ns: int) -> None:
+    protocol = row["protocol"]
+    if timestamp_ns < min(int64(delta["first_ns"][0]), int64(delta["first_ns"][1])):
+        delta["icmp_type_code"] = row["icmp_type_code"] if protocol in (_ICMP, _ICMPV6) else 0
+        delta["vlan"] = row["vlan"]
+        delta["initiator"] = direction
     delta["packets"][direction] += 1
     delta["octets"][direction] += row["ip_bytes"]
     delta["first_ns"][direction] = min(int64(delta["first_ns"][direction]), timestamp_ns)
     delta["last_ns"][direction] = max(int64(delta["last_ns"][direction]), timestamp_ns)
-    if row["protocol"] == _TCP:
+    if protocol == _TCP:
         delta["tcp_flags"][direction] |= row["tcp_flags"]

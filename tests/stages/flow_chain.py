@@ -45,7 +45,7 @@ class Chain:
     ) -> None:
         self.decoders = [DecodeStage(inner=tunnels == "inner") for _ in range(workers)]
         self.meters = [MeterStage(**meter) for _ in range(workers)]
-        self.table = table or FlowTable(max_flows=100_000)
+        self.table = FlowTable(max_flows=100_000) if table is None else table
         self.tally = Tally()
 
     def feed(self, packets: Sequence[Packet], link_type: int = 1, worker: int = 0) -> np.ndarray[Any, Any]:
