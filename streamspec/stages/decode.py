@@ -56,11 +56,9 @@ class DecodeStage:
         self._counts = np.zeros(len(STATUS_NAMES), dtype=np.int64)
 
     def open(self) -> None:
-        """Compile or load the kernel before the first segment, for memory as the engine passes it."""
-        for writable in (True, False):
-            memory = np.zeros(64, dtype=np.uint8)
-            memory.flags.writeable = writable
-            self._decode(memory, np.zeros(0, dtype=PACKET), 1, self._inner, self._rows, self._counts)
+        """Compile or load the kernel before the first segment."""
+        memory = np.zeros(64, dtype=np.uint8)
+        self._decode(memory, np.zeros(0, dtype=PACKET), 1, self._inner, self._rows, self._counts)
 
     def process(self, segment: Segment, context: StageContext) -> None:
         if segment.content != CONTENT_PACKETS:

@@ -65,16 +65,24 @@ class FlowTable:
         self._chunk = aligned_zeros(CHUNK_ROWS, FLOW)
         self._full: list[Rows] = []
         self._lines = np.zeros(CHUNK_ROWS * flow_records.LONGEST_LINE_BYTES, dtype=np.uint8)
-        self.merge(memoryview(b""))  # compiles or loads the kernels now, not in the event loop
-        self._encode(self._chunk[:0])
+        self._warm_up()
 
     @property
     def live_flows(self) -> int:
         """Flows in the table."""
         return int(self._state[LIVE])
 
+    def _warm_up(self) -> None:
+        """Compile or load the kernels now, not in the event loop: a first time takes seconds."""
+        self.merge(memoryview(b""))
+        self.collect(final=True)
+        self._drain(flow_table_kernels.expire)
+        self._grow_index(SMALLEST_INDEX // 4)
+        self._encode(self._chunk[:0])
+
     def merge(self, content: memoryview) -> None:
         deltas: Rows = np.frombuffer(content, dtype=DELTA)
+        deltas.flags.writeable = False  # one type for the kernel, whoever owns the memory
         count = len(deltas)
         state = self._state
         if 2 * (state[LIVE] + count) > len(self._index):
