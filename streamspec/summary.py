@@ -15,9 +15,9 @@ Summary = Mapping[str, Any]
 """What ``Service.summary`` gives; times in seconds."""
 
 
-def tell_summary(summary: Summary) -> None:
-    """Write the summary to standard error."""
-    if sys.stderr.isatty():
+def tell_summary(summary: Summary, *, table: bool = False) -> None:
+    """Write the summary to standard error: a table on a terminal or when asked for, else a log line."""
+    if table or sys.stderr.isatty():
         from rich.console import Console
 
         Console(stderr=True).print(summary_table(summary))
@@ -55,7 +55,11 @@ def rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     yield "segments delivered", f"{delivered:,}", f"{format_bytes(bytes_out)} out" + _ratio(bytes_out, bytes_in)
     yield "segments shed", f"{summary['segments_shed']:,}", _counts(summary["shed_reasons"])
     yield "segments dead-lettered", f"{summary['segments_dead_lettered']:,}", ""
-    yield "segments lost", f"{summary['segments_lost']:,}", "" if not summary["segments_lost"] else "a bug: please report"
+    yield (
+        "segments lost",
+        f"{summary['segments_lost']:,}",
+        "" if not summary["segments_lost"] else "a bug: please report",
+    )
     yield from _latencies(summary)
     for role in ("sources", "stages", "sinks"):
         for name, counts in summary[role].items():
