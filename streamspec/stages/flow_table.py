@@ -25,8 +25,11 @@ from streamspec.stages.flow_table_kernels import (
 
 RECORD_TYPE = "flow"
 SMALLEST_INDEX = 1 << 12
-CHUNK_ROWS = 2048
-"""Records per batch of lines: a quarter of a megabyte of rows, about one of lines."""
+BATCH_ROWS = 2048
+"""Records per batch of lines, about a megabyte."""
+CHUNK_ROWS = 4 * BATCH_ROWS
+"""Closed flows per array, a megabyte; arrays are used again."""
+KEPT_CHUNKS = 4
 
 
 class FlowTable:
@@ -63,8 +66,9 @@ class FlowTable:
         self._state[LINGER_NS] = round(end_linger_seconds * 1e9)
         self._state[SEED] = secrets.randbits(63) if seed is None else seed
         self._chunk = aligned_zeros(CHUNK_ROWS, FLOW)
-        self._full: list[Rows] = []
-        self._lines = np.zeros(CHUNK_ROWS * flow_records.LONGEST_LINE_BYTES, dtype=np.uint8)
+        self._full: list[tuple[Rows, int]] = []
+        self._empty: list[Rows] = []
+        self._lines = np.zeros(BATCH_ROWS * flow_records.LONGEST_LINE_BYTES, dtype=np.uint8)
         self._warm_up()
 
     @property
@@ -88,7 +92,7 @@ class FlowTable:
         if 2 * (state[LIVE] + count) > len(self._index):
             self._grow_index(int(state[LIVE]) + count)
         if state[CLOSED] + 2 * count >= len(self._chunk):
-            self._next_chunk(2 * count + CHUNK_ROWS)
+            self._next_chunk(2 * count + 1)
         flows, links, free = self._flows, self._links, self._free
         closed = flow_table_kernels.merge(deltas, flows, links, free, self._index, state, self._chunk)
         if closed == len(self._chunk):
@@ -98,23 +102,31 @@ class FlowTable:
         if final:
             self._drain(flow_table_kernels.close_all)
         if self._state[CLOSED]:
-            self._next_chunk(CHUNK_ROWS)
-        chunks, self._full = self._full, []
-        batches = [chunk[start : start + CHUNK_ROWS] for chunk in chunks for start in range(0, len(chunk), CHUNK_ROWS)]
-        return [(RECORD_TYPE, self._encode(batch), len(batch)) for batch in batches]
+            self._next_chunk()
+        records = []
+        for chunk, closed in self._full:
+            for start in range(0, closed, BATCH_ROWS):
+                rows = chunk[start : min(start + BATCH_ROWS, closed)]
+                records.append((RECORD_TYPE, self._encode(rows), len(rows)))
+        self._empty += [chunk for chunk, _ in self._full if len(chunk) == CHUNK_ROWS]
+        del self._empty[KEPT_CHUNKS:]
+        self._full = []
+        return records
 
     def _drain(self, close: Callable[..., int]) -> None:
         """Call a closing kernel until it leaves room, that is, until nothing more is due."""
         arrays = self._flows, self._links, self._free, self._index, self._state
         while close(*arrays, self._chunk) == len(self._chunk):
-            self._next_chunk(CHUNK_ROWS)
+            self._next_chunk()
 
-    def _next_chunk(self, rows: int) -> None:
+    def _next_chunk(self, rows: int = CHUNK_ROWS) -> None:
+        """Go on with an empty array of at least so many rows."""
         closed = int(self._state[CLOSED])
         if closed:
-            self._full.append(self._chunk[:closed])
+            self._full.append((self._chunk, closed))
         if closed or len(self._chunk) < rows:
-            self._chunk = aligned_zeros(rows, FLOW)
+            fits = self._empty and rows <= CHUNK_ROWS
+            self._chunk = self._empty.pop() if fits else aligned_zeros(max(rows, CHUNK_ROWS), FLOW)
         self._state[CLOSED] = 0
 
     def _grow_index(self, flows: int) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streamspec.core.interfaces import Reducer
 from streamspec.stages import flow_table
 from streamspec.stages.flow_rows import DELTA, NEVER_FIRST, NEVER_LAST, aligned_zeros
-from streamspec.stages.flow_table import CHUNK_ROWS, FlowTable
+from streamspec.stages.flow_table import BATCH_ROWS, CHUNK_ROWS, FlowTable
 from streamspec.stages.flow_table_kernels import BEHIND_LIMIT
 from tests.stages.flow_chain import Chain
 from tests.stages.test_meter import ACK, FIN, RST, SECOND, START_NS, SYN, A, B, at, tcp
@@ -212,14 +212,15 @@ def test_one_merge_may_bring_more_than_a_batch_of_records_holds() -> None:
 
 
 def test_many_flows_may_expire_at_once() -> None:
-    table = FlowTable(max_flows=10_000)
-    table.merge(memoryview(make_deltas(9_000).tobytes()))
-    later = make_deltas(9_001)[9_000:]
+    table = FlowTable(max_flows=20_000)
+    for part in np.array_split(make_deltas(19_000), 40):
+        table.merge(memoryview(part.tobytes()))
+    later = make_deltas(19_001)[19_000:]
     later["last_ns"][:, 0] = later["first_ns"][:, 0] = START_NS + 31 * SECOND
     table.merge(memoryview(later.tobytes()))
     batches = table.collect(final=False)
-    assert sum(count for _, _, count in batches) == 9_000
-    assert all(count <= CHUNK_ROWS for _, _, count in batches)
+    assert sum(count for _, _, count in batches) == 19_000
+    assert all(count <= BATCH_ROWS for _, _, count in batches)
     assert table.live_flows == 1
 
 
