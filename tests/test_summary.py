@@ -37,9 +37,9 @@ def summary(**changes: Any) -> dict[str, Any]:
         "retries": 0,
         "worker_restarts": 0,
         "shed_reasons": {"arena_full": 7},
-        "records": {"alert": 12},
+        "records": {"flow": 12},
         "sources": {"packets": {"socket_drops": 5}},
-        "stages": {},
+        "stages": {"inspect": {"alerts": 1234}},
         "sinks": {"out": {}},
         "lanes": lanes,
     } | changes
@@ -70,7 +70,7 @@ def test_the_table_says_what_became_of_everything() -> None:
     assert found["  lane small"] == ("1 ms / 4 ms", "")
     assert "  lane bulk" not in found
     assert found["sources.packets"] == ("", "socket_drops 5")
-    assert found["records"] == ("", "alert 12")
+    assert found["records"] == ("", "flow 12")
     assert "segments dead-lettered" in printed(summary_table(summary()))
 
 
@@ -99,7 +99,7 @@ def test_rates_are_those_since_the_last_sample() -> None:
 
 def test_the_live_view_has_rates_and_lanes() -> None:
     text = printed(view(Sample(summary(), {}, 2.0, 20_000, 500, 2 << 20), "▁█"))
-    for word in ("20,000", "2.0 MiB", "34 ms", "small", "bulk", "▁█", "alert 12"):
+    for word in ("20,000", "2.0 MiB", "34 ms", "small", "bulk", "▁█", "flow 12", "alerts 1,234"):
         assert word in text
 
 

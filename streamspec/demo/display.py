@@ -142,8 +142,10 @@ def view(sample: Sample, history: str) -> RenderableType:
         lanes.add_column(heading, justify="left" if heading == "lane" else "right")
     for name, lane in summary["lanes"].items():
         lanes.add_row(name, str(lane["workers"]), f"{lane['queued']:,}", _duration(lane["p50"]), _duration(lane["p99"]))
-    records = ", ".join(f"{kind} {count:,}" for kind, count in summary["records"].items())
-    return Group(rates, lanes, Text(f" {history}\n records: {records or 'none yet'}", style="dim"))
+    lines = [history, *(f"{name}: {_counts(counts)}" for name, counts in summary["stages"].items() if counts)]
+    if summary["records"]:
+        lines.append(f"records: {_counts(summary['records'])}")
+    return Group(rates, lanes, Text("\n".join(f" {line}" for line in lines), style="dim"))
 
 
 def sparkline(values: deque[float]) -> str:
@@ -152,6 +154,10 @@ def sparkline(values: deque[float]) -> str:
     if top <= 0:
         return ""
     return "".join(_BARS[min(int(value / top * len(_BARS)), len(_BARS) - 1)] for value in values)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def _duration(seconds: float | None) -> str:
