@@ -18,15 +18,8 @@ from streamspec.core.errors import ConfigError
 from streamspec.demo import EMBEDDED, target_source
 
 ROOT = Path(__file__).parents[1]
-REQUIRED = [
-    "segments_received",
-    "segments_delivered",
-    "segments_shed",
-    "segments_dead_lettered",
-    "segments_lost",
-    "bytes_received",
-    "latency_seconds",
-]
+REQUIRED = {f"segments_{end}" for end in ("received", "delivered", "shed", "dead_lettered", "lost")}
+REQUIRED |= {"bytes_received", "latency_seconds"}
 TCP = """\
 sources:
   idle: {type: udp, bind: "127.0.0.1:0"}
