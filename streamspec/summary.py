@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Summary = Mapping[str, Any]
-"""What ``Service.summary`` gives; times in seconds."""
+"""What ``Service.summary`` gives, times in seconds; of the demo with ``generator``, the report of what was sent."""
 
 
 def tell_summary(summary: Summary, *, table: bool = False) -> None:
@@ -45,15 +45,19 @@ def summary_table(summary: Summary) -> Table:
 
 def rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     """``(what, amount, remark)`` of each line of the table."""
-    seconds = float(summary["elapsed_seconds"])
+    sent = summary.get("generator") or {}
+    # The demo's service also waits for the generator to start and for the last packets to come.
+    seconds = float(sent.get("seconds") or summary["elapsed_seconds"])
     received, delivered = int(summary["segments_received"]), int(summary["segments_delivered"])
     bytes_in, bytes_out = int(summary["bytes_received"]), int(summary["bytes_delivered"])
     yield "time", format_seconds(seconds), ""
+    if sent:
+        yield "messages sent", f"{sent['messages']:,}", f"{sent['messages_per_second']:,.0f}/s"
     yield "packets received", f"{summary['packets_received']:,}", f"{summary['packets_received'] / seconds:,.0f}/s"
     yield "segments received", f"{received:,}", f"{received / seconds:,.0f}/s"
     yield "bytes received", format_bytes(bytes_in), f"{format_bytes(bytes_in / seconds)}/s"
     yield "segments delivered", f"{delivered:,}", f"{format_bytes(bytes_out)} out" + _ratio(bytes_out, bytes_in)
-    yield "segments shed", f"{summary['segments_shed']:,}", _counts(summary["shed_reasons"])
+    yield "segments shed", f"{summary['segments_shed']:,}", counts_text(summary["shed_reasons"])
     yield "segments dead-lettered", f"{summary['segments_dead_lettered']:,}", ""
     yield (
         "segments lost",
@@ -64,9 +68,9 @@ def rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     for role in ("sources", "stages", "sinks"):
         for name, counts in summary[role].items():
             if counts:
-                yield f"{role}.{name}", "", _counts(counts)
+                yield f"{role}.{name}", "", counts_text(counts)
     if summary["records"]:
-        yield "records", "", _counts(summary["records"])
+        yield "records", "", counts_text(summary["records"])
 
 
 def _latencies(summary: Summary) -> Iterator[tuple[str, str, str]]:
@@ -83,5 +87,9 @@ def _ratio(bytes_out: int, bytes_in: int) -> str:
     return f" ({bytes_out / bytes_in:.0%})" if bytes_in else ""
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+def counts_text(counts: Mapping[str, int]) -> str:
+    """``{"alerts": 1200, "bytes_in": 2048}`` -> ``alerts 1,200, bytes_in 2.0 KiB``."""
+    return ", ".join(
+        f"{name} {format_bytes(count) if 'bytes' in name.split('_') else f'{count:,}'}"
+        for name, count in counts.items()
+    )

@@ -39,7 +39,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "shed_reasons": {"arena_full": 7},
         "records": {"flow": 12},
         "sources": {"packets": {"socket_drops": 5}},
-        "stages": {"inspect": {"alerts": 1234}},
+        "stages": {"inspect": {"alerts": 1234, "bytes_in": 2048}},
         "sinks": {"out": {}},
         "lanes": lanes,
     } | changes
@@ -80,6 +80,13 @@ def test_a_run_without_traffic_has_a_table_as_well() -> None:
     assert "latency" not in table
 
 
+def test_the_demo_counts_its_rates_over_the_time_of_its_traffic() -> None:
+    sent = {"seconds": 1.0, "messages": 41_000, "messages_per_second": 41_000.0}
+    found = {what: (amount, remark) for what, amount, remark in rows(summary(generator=sent))}
+    assert found["messages sent"] == ("41,000", "41,000/s")
+    assert found["packets received"] == ("40,000", "40,000/s")
+
+
 def test_loss_is_called_a_bug() -> None:
     assert "a bug: please report" in printed(summary_table(summary(segments_lost=1)))
 
@@ -98,15 +105,16 @@ def test_rates_are_those_since_the_last_sample() -> None:
 
 
 def test_the_live_view_has_rates_and_lanes() -> None:
-    text = printed(view(Sample(summary(), {}, 2.0, 20_000, 500, 2 << 20), "▁█"))
-    for word in ("20,000", "2.0 MiB", "34 ms", "small", "bulk", "▁█", "flow 12", "alerts 1,234"):
+    assert "generator starts" in printed(view(Sample(summary(), {}, 0.0, 0, 0, 0), ""))
+    text = printed(view(Sample(summary(), {"messages": 1}, 2.0, 20_000, 500, 2 << 20), "▁█"))
+    for word in ("20,000", "2.0 MiB", "34 ms", "small", "bulk", "▁█", "flow 12", "alerts 1,234, bytes_in 2.0 KiB"):
         assert word in text
 
 
 def test_without_a_terminal_there_is_a_line_every_two_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     display, rates = LineDisplay(), Rates()
     for step in range(20):
-        display.show(rates.sample(summary(elapsed_seconds=step / 2, packets_received=step * 500), {}))
+        display.show(rates.sample(summary(elapsed_seconds=step / 2, packets_received=step * 500), {"messages": 1}))
     display.close()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines] == ["2.0", "4.0", "6.0", "8.0"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamspec.core.units import format_bytes, format_seconds
+from streamspec.summary import counts_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,7 +81,7 @@ class LineDisplay:
         self._next_seconds = LINE_SECONDS
 
     def show(self, sample: Sample) -> None:
-        if sample.seconds < self._next_seconds:
+        if sample.seconds < self._next_seconds or not sample.sent:
             return
         self._next_seconds = sample.seconds + LINE_SECONDS
         summary = sample.summary
@@ -142,9 +143,10 @@ def view(sample: Sample, history: str) -> RenderableType:
         lanes.add_column(heading, justify="left" if heading == "lane" else "right")
     for name, lane in summary["lanes"].items():
         lanes.add_row(name, str(lane["workers"]), f"{lane['queued']:,}", _duration(lane["p50"]), _duration(lane["p99"]))
-    lines = [history, *(f"{name}: {_counts(counts)}" for name, counts in summary["stages"].items() if counts)]
+    lines = [history if sample.sent else "the traffic generator starts ..."]
+    lines += [f"{name}: {counts_text(counts)}" for name, counts in summary["stages"].items() if counts]
     if summary["records"]:
-        lines.append(f"records: {_counts(summary['records'])}")
+        lines.append(f"records: {counts_text(summary['records'])}")
     return Group(rates, lanes, Text("\n".join(f" {line}" for line in lines), style="dim"))
 
 
@@ -154,10 +156,6 @@ def sparkline(values: deque[float]) -> str:
     if top <= 0:
         return ""
     return "".join(_BARS[min(int(value / top * len(_BARS)), len(_BARS) - 1)] for value in values)
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def _duration(seconds: float | None) -> str:
