@@ -8,7 +8,8 @@ Counted per kind in an ``int64`` array (:data:`KINDS` names its places), so that
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from streamspec.core.segment import CONTENT_PACKETS, PACKET_TRUNCATED
 
 Record = Any
 """One row of a structured array inside a kernel: its fields are attributes there."""
+
+int64 = cast(Callable[[Any], int], np.int64)
+"""Makes what is read from an array a signed number: numba's ``int`` would keep it unsigned, and signed
+and unsigned numbers that meet in one variable become floating point."""
 
 KINDS = (
     "truncated_record",  # the file ends inside a record; what is there of the packet is taken
@@ -56,11 +61,11 @@ RESYNC_SECONDS = 7 * 86_400
 @inlined_kernel
 def u32(buffer: Bytes, at: int, swapped: bool) -> int:
     """Four bytes in the file's order; the compiler makes it one load and a swap."""
-    b0, b1 = np.int64(buffer[at]), np.int64(buffer[at + 1])
-    b2, b3 = np.int64(buffer[at + 2]), np.int64(buffer[at + 3])
+    b0, b1 = int64(buffer[at]), int64(buffer[at + 1])
+    b2, b3 = int64(buffer[at + 2]), int64(buffer[at + 3])
     if swapped:
-        return b0 << 24 | b1 << 16 | b2 << 8 | b3  # type: ignore[return-value]
-    return b3 << 24 | b2 << 16 | b1 << 8 | b0  # type: ignore[return-value]
+        return b0 << 24 | b1 << 16 | b2 << 8 | b3
+    return b3 << 24 | b2 << 16 | b1 << 8 | b0
 
 
 @inlined_kernel
@@ -204,7 +209,7 @@ def schedule(rows: Rows, count: int, last_ns: int, elapsed_ns: int, max_gap_ns: 
         if timestamp_ns > last_ns:
             # unsigned, since the difference of hostile timestamps needs 64 bits
             gap_ns = np.uint64(timestamp_ns) - np.uint64(last_ns)
-            elapsed_ns += int(np.int64(min(gap_ns, np.uint64(max_gap_ns))))
+            elapsed_ns += int64(min(gap_ns, np.uint64(max_gap_ns)))
         last_ns = timestamp_ns
         due_ns[i] = elapsed_ns
 

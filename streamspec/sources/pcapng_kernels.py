@@ -24,6 +24,7 @@ from streamspec.sources.pcap_kernels import (
     TRUNCATED_RECORD,
     UNKNOWN_INTERFACE,
     Record,
+    int64,
     put_packet,
     u32,
 )
@@ -164,8 +165,8 @@ def interface_of(buffer: Bytes, at: int, kind: int, swapped: bool) -> int:
         return 0
     if kind == ENHANCED_PACKET:
         return u32(buffer, at + 8, swapped)
-    b0, b1 = np.int64(buffer[at + 8]), np.int64(buffer[at + 9])
-    return b0 << 8 | b1 if swapped else b1 << 8 | b0  # type: ignore[return-value]
+    b0, b1 = int64(buffer[at + 8]), int64(buffer[at + 9])
+    return b0 << 8 | b1 if swapped else b1 << 8 | b0
 
 
 @inlined_kernel
@@ -178,7 +179,7 @@ def changes_link(buffer: Bytes, at: int, kind: int, interfaces: Rows, state: Row
     link_type = interfaces[index].link_type
     if walk.link_type < 0:
         walk.link_type = link_type
-    return walk.link_type != link_type  # type: ignore[no-any-return]
+    return int64(walk.link_type) != int64(link_type)
 
 
 @lean_kernel
@@ -251,7 +252,7 @@ def nanoseconds(high: int, low: int, interface: Record) -> int:
             rest >>= scale - np.uint64(32)
             bits = np.uint64(32)
         whole = seconds * billion + (rest * billion >> bits)
-    return np.int64(whole) + interface.offset_ns  # type: ignore[no-any-return]
+    return int64(whole) + int64(interface.offset_ns)
 
 
 @lean_kernel
