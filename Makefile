@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # How long `make demo` generates traffic.
 DEMO_SECONDS ?= 10
@@ -34,7 +35,7 @@ format: $(STAMP) ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure; results as ratios to peers in the same run
+bench: $(BENCH_STAMP) ## Measure; results as ratios to peers in the same run
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove the environment and everything that was generated
@@ -51,4 +52,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt pip setuptools
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# Peers to measure against; nothing else needs them.
+$(BENCH_STAMP): $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,bench]'
 	@touch $@
