@@ -32,7 +32,7 @@ def test_rates(text: object, expected: float) -> None:
 @pytest.mark.parametrize("wrong", ["", "ms", "-1 ms", "5 lightyears", "1 2 MB", True, None, [1]])
 def test_what_is_no_quantity_is_refused_with_the_units(wrong: object) -> None:
     for parse in (units.parse_bytes, units.parse_seconds, units.parse_bytes_per_second):
-        with pytest.raises(ValueError, match="MiB|ms"):
+        with pytest.raises(ValueError, match=r"MiB|ms"):
             parse(wrong)
 
 
