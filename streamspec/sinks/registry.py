@@ -8,10 +8,12 @@ from pydantic import Field
 
 from streamspec.sinks.jsonl import JsonlConfig
 from streamspec.sinks.null import NullSinkConfig
+from streamspec.sinks.pcap import PcapSinkConfig
 from streamspec.sinks.stdout import StdoutConfig
 from streamspec.sinks.tcp import TcpSinkConfig
 from streamspec.sinks.udp import UdpSinkConfig
 
 SinkConfig = Annotated[
-    JsonlConfig | NullSinkConfig | StdoutConfig | TcpSinkConfig | UdpSinkConfig, Field(discriminator="type")
+    JsonlConfig | NullSinkConfig | PcapSinkConfig | StdoutConfig | TcpSinkConfig | UdpSinkConfig,
+    Field(discriminator="type"),
 ]

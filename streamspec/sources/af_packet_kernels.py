@@ -14,11 +14,11 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
+from streamspec.core.copying import copy_bytes
 from streamspec.core.interfaces import Bytes, Counts, Rows
 from streamspec.core.jit import inlined_kernel, lean_kernel
 from streamspec.core.segment import PACKET_TRUNCATED
 from streamspec.sources.pcap_kernels import int64, put_packet
-from streamspec.sources.udp_kernels import copy_bytes
 
 Words = npt.NDArray[np.uint32]
 Halves = npt.NDArray[np.uint16]
