@@ -394,3 +394,10 @@ def test_an_override_fills_an_empty_file() -> None:
 def test_the_sink_called_null_needs_no_quotes() -> None:
     assert read_tree("type: null\nx: null\n", "c.yaml", {}).root == {"type": "null", "x": None}
     assert parse(MINIMAL.replace("null", "udp"), "sinks.out.type=null").sinks["out"] == parse(MINIMAL).sinks["out"]
+
+
+def test_a_stage_that_needs_another_before_it_says_so() -> None:
+    text = "sources: {a: {type: pcap, path: x.pcap}}\nstages: [{type: meter}]\nsinks: {o: {type: 'null'}}\n"
+    with pytest.raises(ConfigurationRefused, match=r"x.yaml:2:\d+: stages.0: .*needs a stage 'decode' before it"):
+        parse_config(text, origin="x.yaml")
+    assert parse_config(text.replace("[{", "[{type: decode}, {"), origin="x.yaml").stages

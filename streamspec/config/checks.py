@@ -6,9 +6,10 @@ They tolerate anything: what is of the wrong type is somebody else's problem to 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from streamspec.config.problems import Path
+from streamspec.stages.registry import StageConfig
 
 Finding = tuple[Path, str, list[str]]
 """Path, what is wrong, and the words that would have been right (for a suggestion)."""
@@ -28,6 +29,21 @@ def cross_findings(tree: Any) -> Iterator[Finding]:
     yield from _lane_sources(lanes, list(sources) if isinstance(sources, dict) else [])
     yield from _lane_coverage(lanes)
     yield from _lane_workers(lanes, tree.get("engine"))
+    yield from _stage_order([stage if isinstance(stage, dict) else {} for stage in _list(tree.get("stages"))])
+
+
+def _stage_order(stages: list[dict[str, Any]]) -> Iterator[Finding]:
+    models = get_args(get_args(StageConfig)[0])
+    needs = {get_args(model.model_fields["type"].annotation)[0]: model.needs_before for model in models}
+    seen: set[str] = set()
+    for index, stage in enumerate(stages):
+        kind = stage.get("type")
+        if not isinstance(kind, str):
+            continue
+        for needed in needs.get(kind, ()):
+            if needed not in seen:
+                yield ("stages", index), f"the stage {kind!r} needs a stage {needed!r} before it", []
+        seen.add(kind)
 
 
 def _lane_names(lanes: list[dict[str, Any]]) -> Iterator[Finding]:

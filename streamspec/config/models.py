@@ -263,6 +263,7 @@ class ServiceConfig(ComponentConfig):
             "lanes": [lane.model_dump(include={"name", "match", "workers"}) for lane in self.lanes],
             "sources": self.sources,
             "engine": self.engine.model_dump(include={"workers"}, exclude_unset=True),
+            "stages": [stage.model_dump(include={"type"}) for stage in self.stages],
         }
         for path, what, _ in cross_findings(tree):
             raise PydanticCustomError("cross_check", "{path}: {what}", {"path": format_path(path), "what": what})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 from streamspec.core.interfaces import Reducer, Sink, Source, Stage
@@ -22,7 +24,13 @@ class SourceConfigBase(ComponentConfig):
 
 
 class StageConfigBase(ComponentConfig):
-    """A stage's configuration."""
+    """A stage's configuration.
+
+    Attributes:
+        needs_before: stage types of which each must stand somewhere before this one in the chain.
+    """
+
+    needs_before: ClassVar[tuple[str, ...]] = ()
 
     def build(self) -> Stage:
         """The stage, in a worker process. Heavy imports belong here or in the stage's ``open``."""

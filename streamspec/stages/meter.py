@@ -10,7 +10,7 @@ later fragments have no ports, so they form a flow of their own with ports 0, as
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal, TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -35,6 +35,7 @@ record that reaches the timeout ends up to an eighth of it early."""
 class MeterConfig(StageConfigBase):
     """Count packets and bytes by flow and give a record of each flow that ends."""
 
+    needs_before: ClassVar[tuple[str, ...]] = ("decode",)
     type: Literal["meter"] = Field(description="Bidirectional flow records with IPFIX names.")
     idle_timeout: Seconds = Field(
         default=30.0,
