@@ -94,9 +94,7 @@ def test_the_schema_accepts_what_the_loader_accepts(capsys: pytest.CaptureFixtur
             assert "description" in field, f"{name}.{key} is not described"
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["run"], ["rnu"], ["run", "--st"], ["demo", "--seconds", "x"], ["version", "x"]]
-)
+@pytest.mark.parametrize("arguments", ["", "run", "rnu", "run --st", "demo --seconds x", "version x"])
 def test_wrong_usage_exits_with_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments.split()) == 2
     captured = capsys.readouterr()
