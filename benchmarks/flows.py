@@ -25,7 +25,6 @@ from typing import Any
 from benchmarks.flow_kernels import CAPTURES, captured_packets, generated_packets
 
 ROOT = Path(__file__).parents[1]
-SEGMENT = ("engine.segment_bytes=1 MiB", "engine.segment_packets=16384", "engine.output_bytes=256 KiB")
 
 
 def write_capture(path: Path, packets: int) -> int:
@@ -48,8 +47,9 @@ def write_capture(path: Path, packets: int) -> int:
 def streamspec(path: Path, core: int, repeat: int, folder: Path) -> dict[str, Any]:
     """Packets per second of the whole service."""
     out = folder / "flows.jsonl"
+    out.unlink(missing_ok=True)
     command = ["taskset", "-c", str(core), sys.executable, "-m", "streamspec", "run", "configs/flows.yaml", "--json"]
-    settings = (f"sources.capture.path={path}", f"sources.capture.repeat={repeat}", f"sinks.out.path={out}", *SEGMENT)
+    settings = (f"sources.capture.path={path}", f"sources.capture.repeat={repeat}", f"sinks.out.path={out}")
     for setting in (*settings, "engine.workers=1"):
         command += ["--set", setting]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -93,14 +93,13 @@ class JsonlSink:
         content = memoryview(self._file.encode(lines))
         delay_seconds = FULL_FIRST_SECONDS
         while content:
-            written, full = await asyncio.to_thread(self._file.append, content)
+            written = await asyncio.to_thread(self._file.append, content)
             content = content[written:]
-            if full:
+            if content:
                 self._tally.add("disk_full_waits")
                 _log.error("disk full, waiting", sink=self._name, path=str(self._file.path))
                 await asyncio.sleep(delay_seconds)
                 delay_seconds = min(2 * delay_seconds, FULL_LARGEST_SECONDS)
-        await asyncio.to_thread(self._file.end_batch)
 
     async def close(self) -> None:
         """Close the file."""
@@ -131,8 +130,8 @@ class LineFile:
         """What goes into the file for these lines."""
         return lines if self._compressor is None else self._compressor.compress(lines)
 
-    def append(self, content: memoryview) -> tuple[int, bool]:
-        """Write as much as there is room for: bytes written, and whether the disk is full."""
+    def append(self, content: memoryview) -> int:
+        """Write the rest of a batch, or as much of it as the disk has room for; gives the bytes written."""
         written = 0
         while written < len(content):
             try:
@@ -141,11 +140,12 @@ class LineFile:
                 if error.errno not in _NO_SPACE:
                     raise
                 self._size += written
-                return written, True
+                return written
         self._size += written
-        return written, False
+        self._end_batch()
+        return written
 
-    def end_batch(self) -> None:
+    def _end_batch(self) -> None:
         """Make a batch durable if asked to, and rotate when the file is due."""
         if self._config.fsync == "batch":
             os.fdatasync(self._fd)
