@@ -31,7 +31,7 @@ ETH_P_ALL = 3
 SO_ATTACH_FILTER = 26
 SIOCGIFFLAGS = 0x8913
 SIOCGIFHWADDR = 0x8927
-IFF_UP = 1
+SIOCGIFINDEX = 0x8933
 IFF_LOOPBACK = 8
 
 FRAME_BYTES = 2048
@@ -122,7 +122,7 @@ class PacketRing:
     def _interface_index(self) -> int:
         name = self._options.interface
         try:
-            return socket.if_nametoindex(name)
+            return self._ask_for_index()
         except OSError as error:
             present = ", ".join(name for _, name in socket.if_nameindex())
             raise DependencyUnavailable(
@@ -132,6 +132,11 @@ class PacketRing:
                 allowed=present,
                 next_step="see `ip link`",
             ) from error
+
+    def _ask_for_index(self) -> int:
+        """Index of the interface, in the network namespace of the socket."""
+        answer = fcntl.ioctl(self.socket, SIOCGIFINDEX, self._options.interface.encode().ljust(40, b"\0"))
+        return int(struct.unpack_from("=i", answer, 16)[0])
 
     def _look_at_interface(self) -> tuple[int, bool]:
         """Link type, and whether it is a loopback."""
@@ -250,7 +255,7 @@ class PacketRing:
     def has_interface(self) -> bool:
         """Whether the interface that it was opened on is still there."""
         try:
-            return socket.if_nametoindex(self._options.interface) == self.index
+            return self._ask_for_index() == self.index
         except OSError:
             return False
 

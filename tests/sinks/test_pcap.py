@@ -73,6 +73,7 @@ def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
         PcapSinkConfig(type="pcap", **{"path": "a", **fields})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.lists(st.binary(max_size=100), min_size=1, max_size=8), max_size=4), max_size=4))
 def test_packets_are_read_back_as_they_were(tmp_path: Path, given: list[list[list[bytes]]]) -> None:
@@ -234,6 +235,7 @@ async def test_what_cannot_be_written_is_said_at_once(tmp_path: Path, name: str)
     assert caught.value.where == "sinks.out.path"
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_capture_that_is_mended(tmp_path: Path) -> None:
     path = tmp_path / "out.pcap"
     program = (

@@ -536,6 +536,7 @@ packets_of_a_block = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(packets_of_a_block, min_size=2, max_size=4), st.sampled_from([160, 400, 4000]), st.integers(1, 20),

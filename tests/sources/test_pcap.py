@@ -223,6 +223,7 @@ async def test_it_stops_while_it_waits_for_room(thousand: Path, fields: dict[str
     intake.close()
 
 
+@pytest.mark.slow
 async def test_cancelling_gives_the_open_slot_back(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(capture(100_000), 1))
     intake = RecordingIntake(layout=LAYOUT, slots=4)
@@ -251,6 +252,7 @@ def test_it_runs_on_uvloop_too(thousand: Path) -> None:
     assert numbers(uvloop.run(main())) == list(range(1000))
 
 
+@pytest.mark.slow
 # -- compression ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "pack",
@@ -291,6 +293,7 @@ def test_what_is_there_of_a_cut_gzip_file_is_read(tmp_path: Path, left: float) -
     assert result.counts["malformed_compression"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
 def test_damage_inside_compression_keeps_what_came_before(tmp_path: Path, pack: Any) -> None:
     packets = [Packet(0, os.urandom(50).hex().encode()) for _ in range(10_000)]
@@ -303,6 +306,7 @@ def test_damage_inside_compression_keeps_what_came_before(tmp_path: Path, pack: 
     assert result.counts or pack is zstandard.compress  # which checks its content only where asked to
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=300), st.binary(max_size=50), st.integers(0, 400))
 def test_random_gzip_bytes_stop_nothing(content: bytes, junk: bytes, cut: int) -> None:
@@ -459,6 +463,7 @@ async def test_it_stops_in_a_long_gap(tmp_path: Path) -> None:
     intake.close()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10_000), min_size=1, max_size=50),

@@ -19,7 +19,7 @@ from streamspec.core.segment import SlotLayout
 from streamspec.sources.pcapng import MAX_INTERFACES
 from streamspec.testing import captures as written
 from streamspec.testing.captures import EXTENDED, MICROSECONDS, NANOSECONDS, Order, Packet
-from tests.sources.reading import LAYOUT, Read, read
+from tests.sources.reading import LAYOUT, Read, read, read_now
 
 BILLION = 1_000_000_000
 QUICK = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -56,6 +56,7 @@ def reading(tmp_path: Path) -> Callable[..., Read]:
 
 
 # -- classic ----------------------------------------------------------------------------------
+@pytest.mark.slow
 @QUICK
 @given(
     st.lists(packets, max_size=40), orders, st.sampled_from([MICROSECONDS, NANOSECONDS, EXTENDED]), layouts,
@@ -71,6 +72,7 @@ def test_a_classic_capture_is_read_as_written(
     assert result.cut == 0
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(packets, max_size=40), orders, st.sampled_from([MICROSECONDS, NANOSECONDS]))
 def test_a_classic_capture_is_read_as_dpkt_reads_it(
@@ -229,6 +231,7 @@ def blocks(draw: Callable[..., object]) -> Writing:
     return writing
 
 
+@pytest.mark.slow
 @QUICK
 @given(blocks(), layouts)
 def test_a_pcapng_capture_is_read_as_written(
@@ -239,6 +242,7 @@ def test_a_pcapng_capture_is_read_as_written(
     assert result.counts == {}
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(packets, max_size=40), orders, st.booleans())
 def test_a_pcapng_capture_is_read_as_dpkt_reads_it(
@@ -336,6 +340,7 @@ changes = st.lists(
 )
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(packets, max_size=30), orders, changes, layouts, st.sampled_from(["end", "search"]))
 def test_damage_to_a_classic_capture_stops_nothing(
@@ -347,6 +352,7 @@ def test_damage_to_a_classic_capture_stops_nothing(
     assert sum(map(len, result.contents)) <= len(content) + 8 * len(changes)
 
 
+@pytest.mark.slow
 @QUICK
 @given(blocks(), changes, layouts, st.sampled_from(["end", "search"]))
 def test_damage_to_a_pcapng_capture_stops_nothing(
@@ -357,6 +363,7 @@ def test_damage_to_a_pcapng_capture_stops_nothing(
     assert sum(map(len, result.contents)) <= len(writing.content) + 8 * len(changes)
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.sampled_from([written.classic([]), written.section() + written.interface()]), st.binary(max_size=3000))
 def test_random_bytes_stop_nothing(reading: Callable[..., Read], start: bytes, content: bytes) -> None:
@@ -395,12 +402,13 @@ def beyond_dpkt(path: Path) -> bool:
 
 @pytest.mark.captures
 @pytest.mark.slow
-def test_real_captures_are_read_as_dpkt_reads_them(captures: Path) -> None:
+async def test_real_captures_are_read_as_dpkt_reads_them(captures: Path) -> None:
     layout = SlotLayout(payload_bytes=256 * 1024, packet_capacity=4096, meta_bytes=256, output_bytes=64)
     files = [p for p in sorted(captures.rglob("*")) if p.suffix in (".pcap", ".pcapng", ".cap")]
     compared, different = 0, []
     for path in files:
-        result = read(path, layout=layout)
+        result = await read_now(path, layout=layout)
+        result.check(layout)
         expected = dpkt_packets(path)
         if expected is None or beyond_dpkt(path):
             assert len(result.contents) >= len(expected or ())
