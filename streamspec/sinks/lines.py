@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -73,8 +74,14 @@ def segment_line(delivery: Delivery, payload: str) -> bytes:
 def timestamp_text(timestamp_ns: int) -> str:
     """``2026-11-24T08:27:33.000000001Z``; times that a calendar cannot hold are given in seconds."""
     seconds, fraction = divmod(timestamp_ns, 10**9)
+    date_and_time, zone = _second_text(seconds)
+    return f"{date_and_time}.{fraction:09d}{zone}"
+
+
+@lru_cache(maxsize=4096)
+def _second_text(seconds: int) -> tuple[str, str]:
+    """Segments of one second share its text, which is the costly part."""
     try:
-        moment = datetime.fromtimestamp(seconds, UTC)
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}", "Z"
     except (ValueError, OverflowError, OSError):
-        return f"{seconds}.{fraction:09d}"
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+        return str(seconds), ""
