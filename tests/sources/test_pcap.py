@@ -238,6 +238,21 @@ async def test_cancelling_gives_the_open_slot_back(tmp_path: Path) -> None:
     intake.close()
 
 
+async def test_others_get_their_turn_meanwhile(thousand: Path) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(other())
+    result = await read_now(thousand, layout=SMALL)
+    task.cancel()
+    assert turns >= len(result.segments) // 4 > 5
+
+
 @pytest.fixture(scope="module")
 def used_uvloop() -> None:
     """libuv makes a pipe for signals with its first loop and keeps it for good."""
