@@ -32,6 +32,7 @@ from streamspec.engine.intake import EngineIntake, Room
 from streamspec.engine.lane import Lane
 from streamspec.engine.order import OrderLines
 from streamspec.engine.router import LaneRule, StaticRouter
+from streamspec.engine.warm import warm_kernels
 
 _log = structlog.get_logger("streamspec.dispatcher")
 
@@ -114,6 +115,7 @@ class Dispatcher:
     async def start(self, workers: int) -> None:
         """Start the fleet and return when it is warm."""
         self.fleet.resize(workers)
+        warm_kernels()  # while the workers warm up
         self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
         await self.fleet.wait_ready()
 

@@ -1,0 +1,40 @@
+"""Every kernel of the data path once, on segments that do not exist.
+
+The first call of a kernel compiles it (seconds, all together) or loads it from the cache (milliseconds).
+Where that happened in the first batch, sources that cannot wait would lose what arrives meanwhile.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamspec.core.resources import Allocation
+from streamspec.core.segment import HEADER
+from streamspec.engine import kernels
+from streamspec.engine.accounts import Accounts
+from streamspec.engine.lane import Lane
+from streamspec.engine.order import OrderLines
+
+
+def warm_kernels() -> None:
+    """Compile or load them, on scratch memory with the types of the real one."""
+    headers = np.zeros(2, dtype=HEADER)
+    slots, out = np.arange(2, dtype=np.int32), np.empty(2, dtype=np.int32)
+    accounts = Accounts(1)
+    kernels.prepare(headers, slots)
+    for ordered in (True, False):
+        order = OrderLines(headers, ordered=ordered)
+        order.commit(slots, 0, 1, 0, accounts.vector)
+        order.complete(slots[:0], 0)
+        order.complete(np.frombuffer(b"", dtype=np.int32), 0)  # read-only, as a worker's message is
+        order.remove(0)
+    lane = Lane("warm", 0, Allocation(), urgency=0, headers=headers)
+    lane.push(slots[:1])
+    lane.push_front(slots[1:])
+    lane.shed_oldest(np.ones(1, dtype=np.uint8))
+    lane.pop(1, 1, 0)
+    kernels.held_by(headers, 1, out)
+    kernels.overdue(headers, 0, out)
+    kernels.part(headers, slots, 1, out, out.copy())
+    kernels.drop_pending(headers, slots, out)
+    accounts.finish(headers, slots, 0)
