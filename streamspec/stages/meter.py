@@ -10,7 +10,7 @@ later fragments have no ports, so they form a flow of their own with ports 0, as
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
