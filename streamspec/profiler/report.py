@@ -168,8 +168,8 @@ def write_charts(rows: Sequence[Row], path: Path) -> None:
         DependencyUnavailable: plotly is not installed, or the file cannot be written.
     """
     try:
-        from plotly import graph_objects  # type: ignore[import-untyped]
-        from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+        from plotly import graph_objects
+        from plotly.subplots import make_subplots
     except ImportError as error:
         raise DependencyUnavailable(
             "charts need the package plotly", where="profile --plot", next_step="pip install plotly"
