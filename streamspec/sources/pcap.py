@@ -113,6 +113,7 @@ class PcapSource:
         self._pace: ReplayPace | None = None
         self._packets = 0
         self._turn = 0
+        self._passes = 0
 
     # -- life ---------------------------------------------------------------------------------
     async def open(self, intake: Intake) -> None:
@@ -166,12 +167,12 @@ class PcapSource:
         """Read all files, as often as configured, or until :meth:`stop`."""
         if self._intake is None:
             raise InternalError("run before open", where=self._where)
-        done = 0
-        while not self._stopping.is_set() and (done < self._config.repeat or not self._config.repeat):
+        repeat = self._config.repeat
+        while not self._stopping.is_set() and (self._passes < repeat or not repeat):
             before = self._packets
             for path in self._paths:
                 await self._read_file(self._intake, path)
-            done += 1
+            self._passes += 1
             if self._packets == before:
                 break  # nothing to read in them, however often
 
@@ -213,7 +214,8 @@ class PcapSource:
             faults["malformed_compression"] = file.faults
         if faults:
             intake.tally.merge(faults)
-            _log.warning("damaged capture", where=self._where, path=str(path), **faults)
+            # each file is told once, however many there are
+            _log.warning("damaged capture", where=self._where, path=str(path), always=not self._passes, **faults)
 
     async def _pass_on(self, walk: CaptureWalk) -> None:
         """Segments as fast as there is room; each window is read into the slot itself."""

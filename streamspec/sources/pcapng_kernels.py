@@ -244,14 +244,15 @@ def nanoseconds(high: int, low: int, interface: Record) -> int:
     elif interface.unit == COARSE_DECIMAL:
         whole = ticks // scale
     else:
-        # seconds, and the rest reduced to 32 bits so that the product fits into 64
+        # Seconds, and the rest in two halves, so that no product needs more than 64 bits.
         seconds = ticks >> scale
         rest = ticks & ((np.uint64(1) << scale) - np.uint64(1))
-        bits = scale
-        if scale > np.uint64(32):
-            rest >>= scale - np.uint64(32)
-            bits = np.uint64(32)
-        whole = seconds * billion + (rest * billion >> bits)
+        if scale <= np.uint64(32):
+            whole = seconds * billion + (rest * billion >> scale)
+        else:
+            low_bits = scale - np.uint64(32)
+            low = (rest & ((np.uint64(1) << low_bits) - np.uint64(1))) * billion >> low_bits
+            whole = seconds * billion + ((rest >> low_bits) * billion + low >> np.uint64(32))
     return int64(whole) + int64(interface.offset_ns)
 
 

@@ -192,7 +192,7 @@ class Writing:
     def interface(self, order: Order) -> tuple[int, int, int | None, int | None]:
         link_type = self.draw(st.sampled_from([1, 1, 1, 101, 113]))
         snap = self.draw(st.sampled_from([0, 0, 50]))
-        resolution = self.draw(st.sampled_from([None, 0, 3, 6, 9, 12, 0x80, 0x8A, 0x94, 0xA0, 0xBF]))
+        resolution = self.draw(st.sampled_from([None, 0, 3, 6, 9, 12, 0x80, 0x8A, 0x94, 0xA0, 0xA1, 0xB0, 0xBF]))
         offset = self.draw(st.sampled_from([None, 0, 1000, -5]))
         self.content += written.interface(
             order, link_type=link_type, snap=snap, resolution=resolution, offset_seconds=offset  # type: ignore[arg-type]
