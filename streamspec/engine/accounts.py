@@ -11,6 +11,7 @@ from streamspec.core.outcome import OUTCOME
 from streamspec.core.tally import Tally
 from streamspec.engine import kernels
 
+RECENT_OUTCOMES = 4096
 OutcomeListener = Callable[[Rows], None]
 
 
@@ -31,6 +32,8 @@ class Accounts:
         self.retries = 0
         self.set_lanes(lanes)
         self._rows: Rows = np.zeros(1024, dtype=OUTCOME)
+        self._recent: Rows = np.zeros(RECENT_OUTCOMES, dtype=OUTCOME)
+        self._finished = 0
 
     def set_lanes(self, lanes: int) -> None:
         """Start the per-lane figures anew for another number of lanes."""
@@ -42,8 +45,18 @@ class Accounts:
         if len(slots) > len(self._rows):
             self._rows = np.zeros(2 * len(slots), dtype=OUTCOME)
         kernels.finish(headers, slots, now_ns, self.allocations, self._rows, self.histograms, self.vector)
+        rows = self._rows[: len(slots)]
+        kernels.keep_recent(self._recent, self._finished, rows)
+        self._finished += len(slots)
         for listener in self.listeners:
-            listener(self._rows[: len(slots)])
+            listener(rows)
+
+    def recent_outcomes(self) -> Rows:
+        """The last :data:`RECENT_OUTCOMES` outcome records, the oldest first; a copy."""
+        at = self._finished % RECENT_OUTCOMES
+        if self._finished < RECENT_OUTCOMES:
+            return self._recent[:at].copy()
+        return np.concatenate([self._recent[at:], self._recent[:at]])
 
     # -- reading ------------------------------------------------------------------------------
     @property

@@ -406,3 +406,10 @@ def finish(
         accounts[DELIVERED_BYTES] += row.payload_bytes + row.records_bytes
         histograms[row.lane, 0, bucket_of(out.latency_ns)] += 1
         histograms[row.lane, 1, bucket_of(max(out.wait_ns, 0))] += 1
+
+
+@kernel
+def keep_recent(ring: Rows, written: int, rows: Rows) -> None:
+    """Copy ``rows`` into a ring into which ``written`` rows have gone before."""
+    for i in range(rows.shape[0]):
+        ring[(written + i) % ring.shape[0]] = rows[i]

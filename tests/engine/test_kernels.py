@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamspec.core.resources import Allocation
 from streamspec.core.segment import DONE, FAILED, HEADER, QUEUED
 from streamspec.engine import kernels
-from streamspec.engine.accounts import Accounts, bucket_edge_ns, percentile_ns
+from streamspec.engine.accounts import RECENT_OUTCOMES, Accounts, bucket_edge_ns, percentile_ns
 from streamspec.engine.lane import Lane
 from streamspec.engine.order import OrderLines
 
@@ -134,6 +134,7 @@ def test_an_outcome_states_what_the_segment_cost() -> None:
     assert (good["bytes_out"], good["worker"], good["workers"], good["nice"], good["batch"]) == (47, 3, 2, 5, 16)
     assert (good["ending"], bad["ending"], bad["error_kind"]) == (0, 1, 1)
     assert (accounts.delivered_segments, accounts.dead_lettered_segments) == (1, 1)
+    assert accounts.recent_outcomes()["segment_id"].tolist() == [5, 0]
 
 
 def test_overdue_finds_only_what_runs_too_long() -> None:
@@ -153,3 +154,16 @@ def test_held_slots_come_in_order_of_segment() -> None:
     out = np.empty(5, dtype=np.int32)
     assert kernels.held_by(headers, 2, out) == 3
     assert out[:3].tolist() == [2, 3, 0]
+
+
+def test_the_last_outcomes_are_kept_in_order() -> None:
+    headers = np.zeros(100, dtype=HEADER)
+    headers["state"] = DONE
+    accounts = Accounts(1)
+    for start in range(0, 2 * RECENT_OUTCOMES + 300, 100):
+        headers["segment_id"] = np.arange(start, start + 100)
+        accounts.finish(headers, np.arange(100, dtype=np.int32), 1)
+    kept = accounts.recent_outcomes()["segment_id"]
+    assert len(kept) == RECENT_OUTCOMES
+    assert kept[-1] == accounts.delivered_segments - 1
+    assert (np.diff(kept) == 1).all()
