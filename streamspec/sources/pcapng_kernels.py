@@ -251,8 +251,8 @@ def nanoseconds(high: int, low: int, interface: Record) -> int:
             whole = seconds * billion + (rest * billion >> scale)
         else:
             low_bits = scale - np.uint64(32)
-            low = (rest & ((np.uint64(1) << low_bits) - np.uint64(1))) * billion >> low_bits
-            whole = seconds * billion + ((rest >> low_bits) * billion + low >> np.uint64(32))
+            rest_low = (rest & ((np.uint64(1) << low_bits) - np.uint64(1))) * billion >> low_bits
+            whole = seconds * billion + ((rest >> low_bits) * billion + rest_low >> np.uint64(32))
     return int64(whole) + int64(interface.offset_ns)
 
 
