@@ -118,6 +118,20 @@ def schema() -> None:
 
 
 @app.command()
+def profile(
+    paths: Annotated[list[Path], typer.Argument(help="Captures, other files, or folders of them.", show_default=False)],
+    segment_bytes: Annotated[int, typer.Option(min=64, max=1 << 26, help="Bytes of a segment.")] = 64 * 1024,
+    every_byte: Annotated[bool, typer.Option("--every-byte", help="Read all of large segments, not a sample.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write charts by type.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per segment.")] = False,
+) -> None:
+    """Show what is in files and captures: the features of their segments, as the service would cut them."""
+    from streamspec.profile_files import run_profile
+
+    run_profile(paths, segment_bytes=segment_bytes, every_byte=every_byte, as_json=as_json, plot=plot)
+
+
+@app.command()
 def version(as_json: AsJson = False) -> None:
     """Print the version."""
     from importlib.metadata import version as version_of
