@@ -2,8 +2,8 @@
 
 - ``kernels``: the whole vector for a batch of segments in one call; beside it one module per kind of feature
   (``histogram_kernels``, ``text_kernels``, ``repetition_kernels``), ``sampling_kernels`` (which bytes of a long
-  segment are read, and the bounds on the error), ``types`` with ``text_type_kernels`` and ``packet_kernels``
-  (the inferred type), and ``vector`` (64 bytes at a time).
+  segment are read, and the bounds on the error), ``types`` with ``protocol_kernels``,
+  ``text_type_kernels`` and ``packet_kernels`` (the inferred type), and ``vector`` (64 bytes at a time).
 - ``patterns``: counts of the user's regular expressions, by Hyperscan.
 - ``profiler``: all of it for slots of the arena; ``config`` is its configuration.
 - ``report``: the features of files and captures as table, JSON lines and charts.

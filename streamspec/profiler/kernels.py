@@ -9,7 +9,7 @@ from streamspec.core.interfaces import Bytes, Counts, Rows, Slots
 from streamspec.core.jit import lean_kernel
 from streamspec.core.segment import CONTENT_PACKETS
 from streamspec.profiler import text_kernels
-from streamspec.profiler.histogram_kernels import COUNTS, TALLIES, Row, Tallies, describe, gather, tally
+from streamspec.profiler.histogram_kernels import COUNTS, TALLIES, Row, Tallies, describe, gather, tally, tally_block
 from streamspec.profiler.repetition_kernels import (
     GRAM_TABLE_BITS,
     HIGHEST_LAG,
@@ -73,23 +73,23 @@ def _read_whole(memory: Bytes, start: int, length: int, scratch: Scratch) -> flo
 
 
 @lean_kernel
-def _read_blocks(memory: Bytes, start: int, length: int, blocks: int, scratch: Scratch) -> float:
-    """Read a sample of blocks; returns the share of repeated 4-grams in it."""
+def _read_blocks(memory: Bytes, start: int, length: int, blocks: int, scratch: Scratch) -> tuple[int, float]:
+    """Read a sample of blocks; returns the differences counted and the share of repeated 4-grams."""
     tallies, _, state, table, window, _, _ = scratch
     bits = gram_table_bits(blocks * BLOCK_BYTES)
-    grams = 0
+    grams = differences = 0
     end = start
     at = start + block_start(length, blocks, 0)
     for index in range(blocks):
         following = start + block_start(length, blocks, min(index + 1, blocks - 1))
         for line in range(following, following + BLOCK_BYTES, CHUNK):
             prefetch(memory, line)
-        tally(memory, at, at + BLOCK_BYTES, at > start, tallies)
+        differences += tally_block(memory, at, at + BLOCK_BYTES, at > start, tallies)
         read_stretch(memory, at, at + BLOCK_BYTES, at - end if index else 0, window, state)
         grams += mark_grams(memory, at, at + BLOCK_BYTES, bits, table)
         end = at + BLOCK_BYTES
         at = following
-    return 1.0 - count_new_grams(bits, grams, table) / grams
+    return differences, 1.0 - count_new_grams(bits, grams, table) / grams
 
 
 @lean_kernel
@@ -102,8 +102,7 @@ def profile_content(
     blocks = block_count(length, sample_bytes)
     if blocks > 1:
         total = blocks * BLOCK_BYTES
-        differences = total - (block_start(length, blocks, 0) == 0)
-        repetition = _read_blocks(memory, start, length, blocks, scratch)
+        differences, repetition = _read_blocks(memory, start, length, blocks, scratch)
     else:
         total = length
         differences = length - 1

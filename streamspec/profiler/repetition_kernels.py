@@ -45,7 +45,7 @@ MATCH_TABLE_BITS = 10
 MATCH_COST = 3
 """Bytes that a match costs in LZ4's format: token and offset."""
 
-PERIOD_WINDOW_BYTES = 512
+PERIOD_WINDOW_BYTES = 256
 LOWEST_LAG, HIGHEST_LAG = 2, 64
 WEAKEST_PERIOD = 0.1
 """Below this a lag is not better than chance, and none is reported."""

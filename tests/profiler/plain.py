@@ -190,7 +190,12 @@ def features(data: bytes, sample_bytes: int, packets: int = 1) -> dict[str, floa
     read = blocks(len(data), sample_bytes)
     sampled = len(read) > 1
     values = [byte for start, end in read for byte in data[start:end]]
-    differences = [(data[at] - data[at - 1]) % 256 for start, end in read for at in range(max(start, 1), end)]
+    differences = [
+        (data[at] - data[at - 1]) % 256
+        for start, end in read
+        for at in range(start, end)
+        if at and (not sampled or (at - start) % 16 < 8)
+    ]
     array = np.array(values, dtype=np.float64)
     total = len(values)
 
