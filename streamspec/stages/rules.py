@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,6 @@ class Rule:
     severity: str
     place: str
 
-    @property
-    def bound_to_packet(self) -> bool:
-        """True when the pattern looks at what surrounds a match (``^ $ \\b \\A \\z`` and the like) or at
-        the whole text (UTF-8), so that scanning several packets at once would not show its matches."""
-        if {"utf8", "ucp"} & set(self.flags):
-            return True
-        plain = re.sub(r"\[\^?\]?(?:\\.|[^\]\\])*\]", "", re.sub(r"\\\\", "", self.pattern))
-        if re.search(r"\\[bBAzZG]|\(\?(?!:|[is]+[:)])", plain):
-            return True
-        return bool(re.search(r"[$^]", re.sub(r"\\.", "", plain)))
-
 
 def read_rules(path: Path) -> list[Rule]:
     """The rules in a file. Raises ConfigError with ``file:line`` for whatever is wrong."""
@@ -61,8 +50,7 @@ def read_rules(path: Path) -> list[Rule]:
             "a rules file is a list", where=f"{path}:1", allowed="a list of {id, name, pattern, flags, severity}"
         )
     rules = [_rule(node, f"{path}:{node.start_mark.line + 1}") for node in root.value]
-    _check_unique(rules)
-    return rules
+    return unique_rules(rules)
 
 
 def _rule(node: yaml.Node, place: str) -> Rule:
@@ -84,6 +72,8 @@ def _rule(node: yaml.Node, place: str) -> Rule:
         raise ConfigError("name is missing", where=place, value=name, allowed="text")
     if not isinstance(pattern, str) or not pattern:
         raise ConfigError("pattern is missing", where=place, value=pattern, allowed="a regular expression")
+    if "\0" in pattern or (not pattern.isascii() and any("\ud800" <= c <= "\udfff" for c in pattern)):
+        raise ConfigError("the pattern holds a character that cannot be compiled", where=place, allowed="write \\x00")
     return Rule(number, name, pattern, _flags(content, place), _severity(content, place), place)
 
 
@@ -107,9 +97,11 @@ def _severity(content: dict[str, Any], place: str) -> str:
     return str(severity)
 
 
-def _check_unique(rules: list[Rule]) -> None:
+def unique_rules(rules: Iterable[Rule]) -> list[Rule]:
+    """The rules as a list. Raises ConfigError when two have the same id."""
     seen: dict[int, Rule] = {}
     for rule in rules:
         if rule.id in seen:
             raise ConfigError("the id is taken", where=rule.place, value=rule.id, allowed=f"see {seen[rule.id].place}")
         seen[rule.id] = rule
+    return list(seen.values())
