@@ -12,16 +12,20 @@ import pytest
 from streamspec.profiler.profiler import Profiler
 
 
-@pytest.fixture(scope="session")
+# Made while tests are collected: compiling the kernels, once per machine, must not run into a test's time limit.
+_WHOLE, _SAMPLING = Profiler(sample_bytes=0), Profiler()
+
+
+@pytest.fixture
 def whole() -> Profiler:
     """A profiler that reads every byte."""
-    return Profiler(sample_bytes=0)
+    return _WHOLE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def sampling() -> Profiler:
     """A profiler as configured by default."""
-    return Profiler()
+    return _SAMPLING
 
 
 def read_capture(path: Path) -> Iterator[tuple[int, bytes]]:
