@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from streamspec.core.copying import copy_bytes
 from streamspec.core.interfaces import Bytes, Rows, Slots
 from streamspec.core.jit import kernel
 from streamspec.core.segment import CONTENT_MESSAGES, PACKET, PACKET_TRUNCATED
@@ -234,24 +232,6 @@ def read_control(controls: Words, i: int, control_bytes: int, book: Rows, wall_n
                 book[0].remarks += 1
         word += (length + 7) >> 3
     return int(timestamp_ns)
-
-
-def _copy_bytes(typing: Any, target: Any, target_start: Any, source: Any, source_start: Any, count: Any) -> Any:
-    """``memcpy`` between ``uint8`` arrays; an assignment of slices copies byte by byte and counts references."""
-    signature = types.void(target, types.int64, source, types.int64, types.int64)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        memcpy: Any = cgutils.raw_memcpy
-        into = context.make_array(signature.args[0])(context, builder, arguments[0])
-        out_of = context.make_array(signature.args[2])(context, builder, arguments[2])
-        first = builder.gep(into.data, [arguments[1]])
-        memcpy(builder, first, builder.gep(out_of.data, [arguments[3]]), arguments[4], 1)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-copy_bytes: Any = intrinsic(_copy_bytes)
 
 
 @kernel
