@@ -11,7 +11,6 @@ import pytest
 
 from streamspec.profiler.profiler import Profiler
 
-
 # Made while tests are collected: compiling the kernels, once per machine, must not run into a test's time limit.
 _WHOLE, _SAMPLING = Profiler(sample_bytes=0), Profiler()
 
