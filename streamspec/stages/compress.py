@@ -7,12 +7,13 @@ Counts ``bytes_in``, ``bytes_out``, ``incompressible`` (the frame was no smaller
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from streamspec.core.component import StageConfigBase
-from streamspec.core.errors import DependencyUnavailable
+from streamspec.core.errors import ConfigError, DependencyUnavailable
 from streamspec.core.interfaces import Segment, StageContext
 from streamspec.core.paths import InputFile
 from streamspec.core.units import Bytes
@@ -30,10 +31,13 @@ class CompressConfig(StageConfigBase):
     codec: Literal["zstd", "lz4"] = Field(default="zstd", description="`zstd`: smaller; `lz4`: several times faster.")
     level: int | None = Field(
         default=None,
-        description="Level (zstd -7 to 22, default 3; lz4 0 to 16, default 0). Higher is smaller and slower.",
+        description="Level (zstd -7 to 22, default 3; lz4 0 to 16, default 0). Higher is smaller and slower. Beside "
+        "`levels` it says which of them is the default.",
     )
     levels: tuple[int, ...] = Field(
-        default=(), max_length=16, description="Levels that the engine may choose from; the first is the default."
+        default=(),
+        max_length=16,
+        description="Levels that the engine may choose from; the default is `level`, or the first.",
     )
     dictionary: InputFile | None = Field(
         default=None, description="A trained dictionary (zstd only); the reader needs the same one."
@@ -48,16 +52,21 @@ class CompressConfig(StageConfigBase):
         wrong = [level for level in self.choices if not low <= level <= high]
         if wrong:
             raise ValueError(f"level {wrong[0]} does not exist for {self.codec}; allowed: {low} to {high}")
-        if self.level is not None and self.levels:
-            raise ValueError("give either level or levels")
+        if self.level is not None and self.levels and self.level not in self.levels:
+            raise ValueError(f"level {self.level} is none of the levels {list(self.levels)}")
         if self.dictionary is not None and self.codec != "zstd":
             raise ValueError("a dictionary needs codec: zstd")
         return self
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """The variants, the default first."""
+        """The levels, by variant."""
         return self.levels or (DEFAULT_LEVEL[self.codec] if self.level is None else self.level,)
+
+    @property
+    def default_variant(self) -> int:
+        """Index into :attr:`choices`."""
+        return 0 if self.level is None else self.choices.index(self.level)
 
     def build(self) -> Compress:
         """The stage."""
@@ -69,10 +78,12 @@ class Compress:
 
     def __init__(self, config: CompressConfig) -> None:
         self._config = config
+        self._default = config.default_variant
         self._compressors: list[Compressor] = []
 
     def open(self) -> None:
-        """Make one compressor per level. Raises DependencyUnavailable for an unreadable dictionary."""
+        """Make one compressor per level. Raises DependencyUnavailable or ConfigError for a dictionary
+        that cannot be read or used."""
         make = _zstd if self._config.codec == "zstd" else _lz4
         self._compressors = [make(level, self._config) for level in self._config.choices]
 
@@ -83,7 +94,7 @@ class Compress:
         if size < self._config.min_bytes:
             context.count("too_small")
             return
-        variant = context.variant if 0 <= context.variant < len(self._compressors) else 0
+        variant = context.variant if 0 <= context.variant < len(self._compressors) else self._default
         frame = self._compressors[variant](payload)
         context.count("bytes_in", size)
         context.count("bytes_out", len(frame))
@@ -95,25 +106,38 @@ class Compress:
 def _zstd(level: int, config: CompressConfig) -> Compressor:
     import zstandard
 
-    dictionary: Any = None
-    if config.dictionary is not None:
-        try:
-            dictionary = zstandard.ZstdCompressionDict(config.dictionary.read_bytes())
-        except OSError as error:
-            raise DependencyUnavailable(
-                f"the dictionary cannot be read: {error.strerror}",
-                where="stages.compress.dictionary",
-                value=str(config.dictionary),
-                next_step="make it with `zstd --train`",
-            ) from error
-        dictionary.precompute_compress(level=level)
+    dictionary = None if config.dictionary is None else _dictionary(config.dictionary, level)
     compress: Compressor = zstandard.ZstdCompressor(level=level, dict_data=dictionary, write_content_size=True).compress
     return compress
+
+
+def _dictionary(path: Path, level: int) -> Any:
+    import zstandard
+
+    try:
+        dictionary = zstandard.ZstdCompressionDict(path.read_bytes())
+        dictionary.precompute_compress(level=level)
+    except OSError as error:
+        raise DependencyUnavailable(
+            f"the dictionary cannot be read: {error.strerror}",
+            where="stages.compress.dictionary",
+            value=str(path),
+            next_step="make it with `zstd --train`",
+        ) from error
+    except zstandard.ZstdError as error:
+        raise ConfigError(
+            f"not a zstd dictionary: {error}",
+            where="stages.compress.dictionary",
+            value=str(path),
+            next_step="make it with `zstd --train`",
+        ) from error
+    return dictionary
 
 
 def _lz4(level: int, config: CompressConfig) -> Compressor:
     import lz4.frame
 
+    # One call per frame: with a kept context it takes three, and those cost 4 us more than the context saves.
     def compress(payload: memoryview) -> bytes:
         frame: bytes = lz4.frame.compress(payload, compression_level=level, store_size=True)
         return frame

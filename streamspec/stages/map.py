@@ -9,15 +9,17 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect as introspection
+import pkgutil
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from streamspec.core.component import StageConfigBase
-from streamspec.core.errors import ConfigError, StageError
+from streamspec.core.errors import ConfigError, StageError, StreamspecError
 from streamspec.core.interfaces import Segment, Stage, StageContext
 from streamspec.core.paths import InputFile
 
@@ -52,10 +54,11 @@ class MapConfig(StageConfigBase):
 
     def build(self) -> Stage:
         """Import the module and make the stage. Raises ConfigError when there is no such thing."""
-        for folder in reversed([*map(str, self.path), "."]):
+        folders = [*map(str, self.path), "."]
+        for folder in reversed(folders):
             if folder not in sys.path:
                 sys.path.insert(0, folder)
-        target = _find(self.function)
+        target = _find(self.function, folders)
         if introspection.isclass(target):
             return _construct(target, self.function, self.options)
         if not callable(target):
@@ -81,38 +84,71 @@ class FunctionStage:
         segment.payload = memoryview(result)
 
 
-def _find(name: str) -> Any:
+def _find(name: str, folders: Sequence[str]) -> Any:
     module_name, _, attribute = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise  # the module is there and misses something itself
-        raise ConfigError(
-            f"there is no module {error.name}",
-            where="stages.map.function",
-            value=name,
-            next_step="add its folder to `path`",
-        ) from error
+    found = _import(module_name, name, folders)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=3)
             raise ConfigError(
-                f"the module has no {part}",
+                f"{module_name} has no {part}",
                 where="stages.map.function",
                 value=name,
-                allowed=f"near names: {', '.join(near)}" if near else None,
+                allowed=_near(part, dir(found)),
+                next_step=f"it is in {getattr(found, '__file__', module_name)}",
             )
         found = getattr(found, part)
     return found
 
 
+def _import(module: str, name: str, folders: Sequence[str]) -> Any:
+    """The module. Whatever it raises is the user's to mend, so it becomes a ConfigError with its place."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            present = [found.name for found in pkgutil.iter_modules(list(folders))]
+            raise ConfigError(
+                f"there is no module {error.name}",
+                where="stages.map.function",
+                value=name,
+                allowed=_near(error.name, present),
+                next_step="add its folder to `path`",
+            ) from error
+        raise _failed(module, name, error) from error
+    except Exception as error:
+        raise _failed(module, name, error) from error
+
+
+def _failed(module: str, name: str, error: Exception) -> ConfigError:
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename}:{last.lineno}"
+    return ConfigError(
+        f"the module {module} cannot be imported: {type(error).__name__}: {error}",
+        where="stages.map.function",
+        value=name,
+        next_step=f"see {place}",
+    )
+
+
+def _near(name: str, names: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"near names: {', '.join(near)}" if near else None
+
+
 def _construct(target: type[Any], name: str, options: dict[str, Any]) -> Stage:
     try:
         stage: Stage = target(**options)
-    except TypeError as error:
+    except StreamspecError:
+        raise
+    except Exception as error:
         raise ConfigError(
-            f"cannot be constructed: {error}", where="stages.map.options", value=options, next_step=f"see {name}"
+            f"cannot be constructed: {type(error).__name__}: {error}",
+            where="stages.map.options",
+            value=options,
+            next_step=f"see {name}",
         ) from error
     if not callable(getattr(stage, "process", None)):
         raise ConfigError("the class has no process(segment, context)", where="stages.map.function", value=name)

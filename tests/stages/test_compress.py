@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from streamspec.core.errors import DependencyUnavailable
+from streamspec.core.errors import ConfigError, DependencyUnavailable
 from streamspec.stages.compress import CompressConfig
 from streamspec.testing.stages import make_segment, run_stage
 
@@ -49,6 +49,9 @@ def test_variants_choose_the_level_and_the_first_is_the_default() -> None:
         assert context.tally["bytes_in"] == len(text)
         assert context.tally["bytes_out"] == len(segment.payload)
     assert sizes[-1] == sizes[0] == sizes[7] > sizes[1]
+    segment = make_segment([text])
+    run_stage(_stage(codec="zstd", levels=(1, 19), level=19), segment)
+    assert len(segment.payload) == sizes[1], "level says which of the levels is the default"
 
 
 def test_small_and_incompressible_payloads_are_counted() -> None:
@@ -72,6 +75,9 @@ def test_a_dictionary_is_used_and_needed(tmp_path: Path) -> None:
     assert decoder.decompress(bytes(with_it.payload)) == samples[5]
     with pytest.raises(DependencyUnavailable, match="cannot be read"):
         _stage(dictionary=tmp_path / "absent")
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ConfigError, match="not a zstd dictionary"):
+        _stage(dictionary=path)
 
 
 @pytest.mark.skipif(shutil.which("zstd") is None, reason="no zstd command")
@@ -82,12 +88,40 @@ def test_the_zstd_command_reads_our_frames() -> None:
     assert result.stdout == b"hello " * 100
 
 
+@pytest.mark.skipif(shutil.which("lz4") is None, reason="no lz4 command")
+def test_the_lz4_command_reads_our_frames() -> None:
+    segment = make_segment([b"hello " * 100])
+    run_stage(_stage(codec="lz4"), segment)
+    result = subprocess.run(["lz4", "-d", "-c"], input=bytes(segment.payload), capture_output=True, check=True)
+    assert result.stdout == b"hello " * 100
+
+
+def test_frames_state_the_size_of_their_content() -> None:
+    for codec in DECODERS:
+        segment = make_segment([b"hello " * 100])
+        run_stage(_stage(codec=codec), segment)
+        frame = bytes(segment.payload)
+        if codec == "zstd":
+            assert zstandard.get_frame_parameters(frame).content_size == 600
+        else:
+            assert lz4.frame.get_frame_info(frame)["content_size"] == 600
+
+
+@pytest.mark.parametrize("codec", DECODERS)
+def test_what_an_earlier_stage_left_is_compressed_whatever_its_type(codec: str) -> None:
+    for changed in (b"changed", bytearray(b"changed"), memoryview(b"changed"), b""):
+        segment = make_segment([b"original"])
+        segment.payload = changed
+        run_stage(_stage(codec=codec), segment)
+        assert DECODERS[codec](bytes(segment.payload)) == bytes(changed)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"level": 99},
         {"codec": "lz4", "levels": [1, 50]},
-        {"level": 1, "levels": [2]},
+        {"level": 1, "levels": [2, 3]},
         {"codec": "lz4", "dictionary": "x"},
         {"codec": "gzip"},
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,38 @@ class _NoProcess:
 def test_a_wrong_name_says_what_is_wrong(function: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _stage(function)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n", r"cannot be imported: SyntaxError: .*next: see .*broken.py:1"),
+        ("x = 1\nimport no_such_dependency\n", r"No module named 'no_such_dependency'.*next: see .*broken.py:2"),
+        ("\n\nraise RuntimeError('not today')\n", r"RuntimeError: not today .*next: see .*broken.py:3"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        _stage("broken:f", path=(tmp_path,))
+
+
+def test_a_module_nearly_named_so_is_offered() -> None:
+    with pytest.raises(ConfigError, match=r"no module redacd .*near names: redact"):
+        _stage("redacd:redact", path=(CONFIGS / "stages",))
+
+
+class _Refuses:
+    def __init__(self, limit: int) -> None:
+        raise ValueError(f"limit {limit} is too small")
+
+
+def test_a_constructor_that_refuses_is_quoted() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be constructed: ValueError: limit 3 is too small"):
+        _stage("tests.stages.test_map:_Refuses", options={"limit": 3})
 
 
 def test_options_that_do_not_fit_are_refused() -> None:
