@@ -1,6 +1,6 @@
 """Which kind of text a message is: syslog, JSON or CSV.
 
-All functions look at ``window``, a copy of the message's first 256 bytes (:data:`WINDOW_BYTES`) with zeros behind
+All functions look at ``window``, a copy of the message's first 512 bytes (:data:`WINDOW_BYTES`) with zeros behind
 its ``size`` bytes, so that none reads outside of the message; ``whole`` says that the message ends within it.
 """
 
@@ -16,11 +16,11 @@ from streamspec.profiler.vector import ALL, CHUNK, NONE, copy_padded, count_ones
 
 JSON, CSV, SYSLOG, UNKNOWN = (TYPE_CODES[name] for name in ("json", "csv", "syslog", "unknown"))
 
-WINDOW_BYTES = 256
+WINDOW_BYTES = 512
 HIGHEST_PRIORITY = 191
 """Of syslog: facility 23, severity 7 (RFC 5424, 6.2.1)."""
-NAMES_PER_WINDOW = 3
-"""Quotes followed by a colon in 256 bytes that make text a piece of JSON."""
+NAMES_PER_WINDOW = 6
+"""Quotes followed by a colon in 512 bytes that make text a piece of JSON."""
 
 _U1 = np.uint64(1)
 
@@ -129,7 +129,7 @@ def _is_array_of_numbers(window: Bytes, at: int, size: int) -> bool:
 
 @lean_kernel
 def is_inside_json(window: Bytes, size: int) -> bool:
-    """A piece of JSON text: three names in 256 bytes at least, that is quotes followed by colons."""
+    """A piece of JSON text: six names in 512 bytes at least, that is quotes followed by colons."""
     quotes = names = 0
     for offset in range(0, WINDOW_BYTES, CHUNK):
         quote = equal_mask(window, offset, np.uint8(0x22))
@@ -175,6 +175,11 @@ def _has_columns(window: Bytes, size: int, whole: bool, separator: int) -> bool:
 def is_csv(window: Bytes, size: int, whole: bool) -> bool:
     """Lines with the same number of commas, semicolons, tabs or vertical bars (RFC 4180, without its quoting)."""
     found = False
+    breaks = 0
+    for offset in range(0, WINDOW_BYTES, CHUNK):
+        breaks += count_ones(equal_mask(window, offset, np.uint8(0x0A)))
+    if breaks == 0:
+        return False
     for separator in (0x2C, 0x3B, 0x09, 0x7C):
         found = found or _has_columns(window, size, whole, separator)
     return found

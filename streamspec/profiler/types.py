@@ -5,7 +5,7 @@ their structure (TLS records, DNS, QUIC), text formats (syslog, JSON, CSV), padd
 message. Each of up to :data:`MOST_MESSAGES` messages has one vote, the first two. A type declared in the
 configuration is taken without looking.
 
-Every check reads at most the first 256 bytes of a message and stays within it.
+Every check reads at most the first 512 bytes of a message and stays within it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _by_prefix(memory: Bytes, at: int, end: int) -> int:
 
 @lean_kernel
 def _is_padding(memory: Bytes, at: int, end: int) -> bool:
-    """At least 16 bytes, and the first 256 are all the same."""
+    """At least 16 bytes, and the first 512 are all the same."""
     limit = min(end, at + WINDOW_BYTES)
     same = at + 1
     while same < limit and memory[same] == memory[at]:

@@ -92,7 +92,13 @@ MESSAGES: dict[str, list[bytes]] = {
         b"{}",
         b"[-1]",
     ],
-    "csv": [_CSV, _CSV[30:], b"a;b;c\n1;2;3\n4;5;6", b"1\t2\n3\t4\n5\t6\n7\t8\n"],
+    "csv": [
+        _CSV,
+        _CSV[30:],
+        b"a;b;c\n1;2;3\n4;5;6",
+        b"1\t2\n3\t4\n5\t6\n7\t8\n",
+        (b"x" * 50 + b",") * 3 + b"\n1,2,3,4\n",
+    ],
     "syslog": [
         b"<34>1 2003-10-11T22:14:15.003Z host su - ID47 - 'su root' failed",
         b"<13>Feb  5 17:32:18 10.0.0.99 Use the BFG!",
