@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -13,6 +12,10 @@ from pydantic import Field
 
 from streamspec.core.component import SinkConfigBase
 from streamspec.core.interfaces import Delivery, DeliveryBatch
+from streamspec.core.timestamps import timestamp_text
+
+BREATH_BYTES, BREATH_LINES = 1 << 18, 256
+"""Lines made between two turns of the event loop: about a millisecond of work."""
 
 
 class LinesConfig(SinkConfigBase):
@@ -33,9 +36,19 @@ class LinesConfig(SinkConfigBase):
     )
 
 
-def render(batch: DeliveryBatch, config: LinesConfig) -> bytes:
-    """All lines of a batch, each ended by a newline; empty when there is nothing to write."""
-    return b"".join(_lines(batch, config))
+async def render(batch: DeliveryBatch, config: LinesConfig) -> bytes:
+    """All lines of a batch, each ended by a newline; empty when there is nothing to write. A large batch is made
+    in pieces, between which the event loop gets its turn."""
+    parts: list[bytes | memoryview] = []
+    piece_bytes = piece_lines = 0
+    for line in _lines(batch, config):
+        parts.append(line)
+        piece_bytes += len(line)
+        piece_lines += 1
+        if piece_bytes >= BREATH_BYTES or piece_lines >= BREATH_LINES:
+            piece_bytes = piece_lines = 0
+            await asyncio.sleep(0)
+    return b"".join(parts)
 
 
 def _lines(batch: DeliveryBatch, config: LinesConfig) -> Iterator[bytes | memoryview]:
@@ -69,19 +82,3 @@ def segment_line(delivery: Delivery, payload: str) -> bytes:
         content["payload_encoding"] = payload
         content["payload"] = text
     return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def timestamp_text(timestamp_ns: int) -> str:
-    """``2026-11-24T08:27:33.000000001Z``; times that a calendar cannot hold are given in seconds."""
-    seconds, fraction = divmod(timestamp_ns, 10**9)
-    date_and_time, zone = _second_text(seconds)
-    return f"{date_and_time}.{fraction:09d}{zone}"
-
-
-@lru_cache(maxsize=4096)
-def _second_text(seconds: int) -> tuple[str, str]:
-    """Segments of one second share its text, which is the costly part."""
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}", "Z"
-    except (ValueError, OverflowError, OSError):
-        return str(seconds), ""

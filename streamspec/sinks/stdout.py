@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from typing import Literal
 
 from pydantic import Field
@@ -44,7 +45,7 @@ class StdoutSink:
 
     async def write(self, batch: DeliveryBatch) -> None:
         """Write all lines; a slow reader is waited for. Raises SinkError when the reader is gone."""
-        lines = render(batch, self._config)
+        lines = await render(batch, self._config)
         if lines:
             await asyncio.to_thread(self._write, lines)
             self._tally.add("bytes", len(lines))
@@ -53,10 +54,15 @@ class StdoutSink:
         content = memoryview(lines)
         try:
             while content:
-                content = content[os.write(self._fd, content) :]
-        except BrokenPipeError as error:
+                try:
+                    content = content[os.write(self._fd, content) :]
+                except BlockingIOError:  # whoever shares this descriptor made it non-blocking
+                    select.select((), (self._fd,), ())
+        except OSError as error:
             raise SinkError(
-                "the reader of standard output is gone",
+                "the reader of standard output is gone"
+                if isinstance(error, BrokenPipeError)
+                else f"standard output cannot be written: {error.strerror}",
                 where=f"sinks.{self._name}",
                 next_step="keep the reader running, or write to a file with type: jsonl",
             ) from error

@@ -1,9 +1,8 @@
-"""JSON lines in files: what is written, rotation, and what a crash leaves."""
+"""The sink on real files: processes that are killed, disks that are full, what a configuration may say."""
 
 from __future__ import annotations
 
-import base64
-import errno
+import asyncio
 import io
 import json
 import os
@@ -11,248 +10,302 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from streamspec.core.errors import DependencyUnavailable, SinkError
+from streamspec.config import parse_config
+from streamspec.core.errors import ConfigError, DependencyUnavailable
 from streamspec.core.tally import Tally
 from streamspec.sinks import jsonl
-from streamspec.sinks.jsonl import JsonlConfig, JsonlSink, LineFile
-from streamspec.sinks.lines import timestamp_text
-from streamspec.sinks.null import NullSinkConfig
-from streamspec.sinks.stdout import StdoutConfig, StdoutSink
-from streamspec.testing.deliveries import ListBatch, ListDelivery, make_delivery
+from streamspec.sinks.jsonl import JsonlConfig, JsonlSink
+from streamspec.testing.clock import ManualClock
+from streamspec.testing.deliveries import ListBatch, ListDelivery
+from streamspec.testing.virtual_time import run_in_virtual_time
+from streamspec.testing.waiting import until
 
 
-def _config(path: Path, **options) -> JsonlConfig:
-    text = f"{path}/" if path.suffix == "" else str(path)
-    return JsonlConfig(type="jsonl", path=text, **options)
+def _config(path: Path | str, **options) -> JsonlConfig:
+    return JsonlConfig(type="jsonl", path=str(path), write="records", **options)
 
 
-async def _write(config: JsonlConfig, *batches: list[ListDelivery]) -> Tally:
+def _batch(*lines: bytes) -> ListBatch:
+    return ListBatch([ListDelivery(segment_id=0, records=[("x", memoryview(line + b"\n"))]) for line in lines])
+
+
+async def _write(config: JsonlConfig, *batches: ListBatch) -> Tally:
     tally = Tally()
     sink = JsonlSink("out", config)
     await sink.open(tally)
     for batch in batches:
-        await sink.write(ListBatch(batch))
+        await sink.write(batch)
     await sink.close()
     return tally
 
 
-def _segments(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+async def test_batches_are_appended_over_restarts(tmp_path: Path) -> None:
+    config = _config(f"{tmp_path}/new/folder/")
+    tally = await _write(config, _batch(b"1", b"2"), _batch(), _batch(b"3"))
+    assert tally.counts == {"bytes": 6}
+    await _write(config, _batch(b"4"))
+    assert (tmp_path / "new" / "folder" / "streamspec-000001.jsonl").read_bytes() == b"1\n2\n3\n4\n"
 
 
-def _flow(number: int) -> tuple[str, memoryview]:
-    return "flow", memoryview(b'{"flow":%d}\n' % number)
+async def test_rotation_compression_and_mending_are_counted(tmp_path: Path) -> None:
+    config = _config(tmp_path / "out", max_file_bytes="1 KiB", keep_files=2, compression="zstd")
+    noise = [b'"%s"' % os.urandom(2000).hex().encode() for _ in range(3)]
+    tally = await _write(config, *map(_batch, noise))
+    assert tally["rotations"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.000003"]
+    (tmp_path / "out").write_bytes(b"torn")
+    assert (await _write(config))["torn_bytes"] == 4
 
 
-async def test_records_are_written_as_they_are_and_segments_with_their_facts(tmp_path: Path) -> None:
-    delivery = make_delivery(
-        [b"one", b"two"], source="src", key=b"10.0.0.1:53", segment_id=7, timestamp_ns=1_600_000_000_000_000_001
-    )
-    delivery.records = [_flow(1), ("alert", memoryview(b'{"alert":1}\n'))]
-    await _write(_config(tmp_path / "out.jsonl", payload="text"), [delivery])
-    flow, alert, segment = _segments(tmp_path / "out.jsonl")
-    assert (flow, alert) == ({"flow": 1}, {"alert": 1})
-    assert segment == {
-        "record": "segment",
-        "segment_id": 7,
-        "source": "src",
-        "key": "10.0.0.1:53",
-        "timestamp": "2020-09-13T12:26:40.000000001Z",
-        "packets": 2,
-        "length": 6,
-        "bytes_out": 6,
-        "payload_encoding": "text",
-        "payload": "onetwo",
-    }
-
-
-async def test_what_is_written_can_be_chosen(tmp_path: Path) -> None:
-    delivery = make_delivery([b"\xff\x00"])
-    delivery.records = [_flow(1), ("alert", memoryview(b'{"alert":1}\n'))]
-    path = tmp_path / "a.jsonl"
-    await _write(_config(path, write="records", types=("alert",)), [delivery])
-    assert _segments(path) == [{"alert": 1}]
-    path = tmp_path / "b.jsonl"
-    await _write(_config(path, write="segments", payload="base64"), [delivery])
-    (line,) = _segments(path)
-    assert base64.b64decode(line["payload"]) == b"\xff\x00"
-
-
-async def test_a_dead_letter_carries_its_error_and_the_payload_as_it_arrived(tmp_path: Path) -> None:
-    letter = ListDelivery(error="stage x: it failed", original=memoryview(b"arrived"), payload=memoryview(b"half"))
-    path = tmp_path / "dead.jsonl"
-    await _write(_config(path, write="records", payload="text"), [letter])
-    (line,) = _segments(path)
-    assert (line["error"], line["payload"]) == ("stage x: it failed", "arrived")
-
-
-async def test_records_of_a_reducer_make_no_segment_line(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    await _write(_config(path), [ListDelivery(segment_id=0, records=[_flow(9)])])
-    assert _segments(path) == [{"flow": 9}]
-
-
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-async def test_files_rotate_by_size_and_old_ones_go(tmp_path: Path, compression: str) -> None:
-    config = _config(tmp_path / "out", max_file_bytes=1024, keep_files=3, write="records", compression=compression)
-    noise = random.Random(1)
-    batches = [
-        [ListDelivery(segment_id=0, records=[("x", memoryview(b'"%s"\n' % noise.randbytes(600).hex().encode()))])]
-        for _ in range(8)
-    ]
-    tally = await _write(config, *batches)
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(names) == 3
-    assert all(name.startswith("streamspec-00000") for name in names)
-    assert tally["rotations"] >= 4
-    await _write(config, batches[0])
-    assert (tmp_path / "out" / names[-1]).stat().st_size > 0, "the last file is continued"
-
-
-async def test_a_named_file_keeps_its_name_when_it_rotates(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    await _write(_config(path, max_file_bytes=1024, write="records"), *[[_big(i)] for i in range(3)])
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "out.jsonl",
-        "out.jsonl.000001",
-        "out.jsonl.000002",
-        "out.jsonl.000003",
-    ]
-
-
-def _big(number: int) -> ListDelivery:
-    return ListDelivery(segment_id=0, records=[("x", memoryview(b'"%s"\n' % (b"%d" % number * 1200)))])
-
-
-@given(
-    st.lists(st.binary(min_size=1, max_size=40).map(lambda b: b.replace(b"\n", b" ")), max_size=8), st.integers(0, 400)
-)
-@settings(deadline=None, max_examples=60)
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_a_file_cut_anywhere_is_mended_to_whole_lines(compression: str, lines: list[bytes], cut: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "out.jsonl"
-        config = _config(path, compression=compression)
-        file = LineFile(config, Tally())
-        for line in lines:
-            file.append(memoryview(file.encode(line + b"\n")))
-        file.close()
-        content = path.read_bytes()
-        path.write_bytes(content[: max(len(content) - cut, 0)])
-        tally = Tally()
-        file = LineFile(config, tally)
-        file.append(memoryview(file.encode(b"after\n")))
-        file.close()
-        written = path.read_bytes()
-        if compression == "zstd":
-            reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(written), read_across_frames=True)
-            written = reader.read()
-        got = written.split(b"\n")
-        assert got.pop() == b""
-        assert got.pop() == b"after"
-        assert got == lines[: len(got)]
-        assert not cut or len(content) - cut < 0 or tally["torn_bytes"] < 100 + cut
-
-
+# -- crashes ----------------------------------------------------------------------------------
 _CHILD = """
-import asyncio, sys
+import asyncio, os, sys
 from streamspec.core.tally import Tally
 from streamspec.sinks.jsonl import JsonlConfig, JsonlSink
 from streamspec.testing.deliveries import ListBatch, ListDelivery
+path, compression, first, filler = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 async def main():
-    sink = JsonlSink("out", JsonlConfig(type="jsonl", path=sys.argv[1], write="records"))
+    sink = JsonlSink("out", JsonlConfig(type="jsonl", path=path, write="records", compression=compression))
     await sink.open(Tally())
-    number = 0
+    number = first
     while True:
-        line = b'{"number":%d,"filler":"%s"}\\n' % (number, b"x" * (number % 5000))
-        await sink.write(ListBatch([ListDelivery(segment_id=0, records=[("x", memoryview(line))])]))
-        number += 1
-        if number == 20:
-            print("running", flush=True)
+        lines = b"".join(
+            b'{"number":%d,"filler":"%s"}\\n' % (n, os.urandom(filler // 2).hex().encode())
+            for n in range(number, number + 50)
+        )
+        await sink.write(ListBatch([ListDelivery(segment_id=0, records=[("x", memoryview(lines))])]))
+        number += 50
+        os.write(1, b"%d\\n" % number)
 asyncio.run(main())
 """
 
 
-@pytest.mark.slow
-async def test_a_process_killed_while_writing_leaves_whole_lines_after_the_next_start(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", _CHILD, str(path)], stdout=subprocess.PIPE)
+def _numbers(path: Path, compression: str) -> list[int]:
+    content = path.read_bytes()
+    if compression == "zstd":
+        content = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content), read_across_frames=True).read()
+    assert not content or content.endswith(b"\n")
+    return [json.loads(line)["number"] for line in content.splitlines()]
+
+
+def _killed_at(path: Path, compression: str, first: int, grown_bytes: int, filler: int) -> int:
+    """Run a writer, kill it when the file has grown so much; gives the first number it did not acknowledge."""
+    arguments = [sys.executable, "-c", _CHILD, str(path), compression, str(first), str(filler)]
+    before = path.stat().st_size if path.exists() else 0
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
-        child.stdout.readline()
+        os.set_blocking(child.stdout.fileno(), False)
+        said = b""
+        while not path.exists() or path.stat().st_size < before + grown_bytes:
+            said += child.stdout.read() or b""
+            assert child.poll() is None
         child.send_signal(signal.SIGKILL)
         child.wait()
-        child.stdout.close()
-        with path.open("ab") as file:
-            file.write(b'{"torn":')
-        before = path.stat().st_size
-        tally = await _write(_config(path), [])
-        assert tally["torn_bytes"] >= 8
-        assert path.stat().st_size < before
-        assert all("number" in line for line in _segments(path))
+        said += child.stdout.read() or b""
+    acknowledged = said.splitlines()
+    return int(acknowledged[-1]) if acknowledged else first
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+async def test_a_writer_killed_at_any_moment_leaves_every_acknowledged_line_and_none_torn(
+    tmp_path: Path, compression: str
+) -> None:
+    path = tmp_path / "out"
+    moments = random.Random(7)
+    expected = 0
+    for filler in (100, 60_000, 60_000):  # short writes, and some of megabytes
+        acknowledged = _killed_at(path, compression, expected, moments.randrange(1, 80 * filler), filler)
+        await _write(_config(path, compression=compression))
+        numbers = _numbers(path, compression)
+        assert numbers == list(range(len(numbers))), "no line is missing, torn or twice"
+        assert len(numbers) >= acknowledged
+        expected = len(numbers)
+
+
+@pytest.mark.slow
+async def test_a_torn_line_is_mended_after_a_real_kill(tmp_path: Path) -> None:
+    """The kernel finishes most writes before a kill counts, so here the end is cut as a power cut would."""
+    path = tmp_path / "out"
+    _killed_at(path, "none", 0, 1, 1000)
+    os.truncate(path, path.stat().st_size - 3)
+    tally = await _write(_config(path), _batch(b'{"number":-1}'))
+    numbers = _numbers(path, "none")
+    assert numbers == [*range(len(numbers) - 1), -1]
+    assert tally["torn_bytes"] > 1000
+    assert (tmp_path / "out.torn").stat().st_size == tally["torn_bytes"]
+
+
+# -- full disks -------------------------------------------------------------------------------
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip(f"cannot mount a file system: {result.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.root
 async def test_a_full_disk_is_waited_for_and_nothing_is_lost_or_repeated(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "FULL_FIRST_SECONDS", 0.001)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(200_000))
+    tally = Tally()
+    sink = JsonlSink("out", _config(small_disk / "out"))
+    await sink.open(tally)
+    lines = [b'{"number":%d,"filler":"%s"}' % (n, b"x" * 1000) for n in range(150)]
+    task = asyncio.create_task(sink.write(_batch(*lines)))
+    await until(lambda: tally["disk_full_waits"] >= 3)
+    assert not task.done()
+    ballast.unlink()
+    await task
+    await sink.close()
+    assert (small_disk / "out").read_bytes() == b"".join(line + b"\n" for line in lines)
+    assert tally["bytes"] == (small_disk / "out").stat().st_size
+
+
+@pytest.mark.root
+async def test_a_disk_that_stays_full_until_the_stop_keeps_whole_batches_only(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "FULL_FIRST_SECONDS", 0.001)
+    tally = Tally()
+    sink = JsonlSink("out", _config(small_disk / "out"))
+    await sink.open(tally)
+    await sink.write(_batch(b"first"))
+    task = asyncio.create_task(sink.write(_batch(*[b"x" * 1000] * 400)))
+    await until(lambda: tally["disk_full_waits"])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await sink.close()
+    assert (small_disk / "out").read_bytes() == b"first\n"
+
+
+# -- time -------------------------------------------------------------------------------------
+class _Watched(Tally):
+    """Says when a reason was counted so often. The only timers in virtual time are then the sink's."""
+
+    def __init__(self, reason: str, times: int) -> None:
+        super().__init__()
+        self._reason, self._times = reason, times
+        self.reached = asyncio.Event()
+
+    def add(self, reason: str, count: int = 1) -> None:
+        super().add(reason, count)
+        if self[self._reason] >= self._times:
+            self.reached.set()
+
+
+def test_files_are_rotated_and_made_durable_by_time_without_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "FULL_FIRST_SECONDS", 0.0)
-    write, calls = os.write, []
+    clock = ManualClock()
+    synced: list[int] = []
+    monkeypatch.setattr("os.fdatasync", lambda _fd: synced.append(clock.now_ns))
 
-    def full_at_times(fd: int, content: memoryview) -> int:
-        calls.append(len(content))
-        if len(calls) in (2, 3):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(fd, content[:7])
+    async def main() -> Tally:
+        tally = _Watched("rotations", 1)
+        sink = JsonlSink("out", _config(tmp_path / "out", fsync="5 s", max_file_age="1 h"), clock)
+        await sink.open(tally)
+        await sink.write(_batch(b"line"))
+        await tally.reached.wait()
+        await sink.close()
+        return tally
 
-    sink = JsonlSink("out", _config(tmp_path / "out.jsonl"))
-    tally = Tally()
-    await sink.open(tally)
-    monkeypatch.setattr(jsonl.os, "write", full_at_times)
-    await sink.write(ListBatch([ListDelivery(segment_id=0, records=[_flow(1), _flow(2)])]))
-    monkeypatch.undo()
-    await sink.close()
-    assert _segments(tmp_path / "out.jsonl") == [{"flow": 1}, {"flow": 2}]
-    assert tally["disk_full_waits"] == 2
+    started_ns = clock.now_ns
+    tally = run_in_virtual_time(main(), clock)
+    assert tally.counts == {"bytes": 5, "rotations": 1}
+    assert [round((at - started_ns) / 1e9) for at in synced] == [5]
+    assert (tmp_path / "out.000001").read_bytes() == b"line\n"
+    assert 3600 <= (clock.now_ns - started_ns) / 1e9 < 3606
 
 
+def test_a_disk_that_cannot_keep_is_counted_and_the_service_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fdatasync", refuse)
+
+    async def main() -> Tally:
+        tally = _Watched("sync_errors", 2)
+        sink = JsonlSink("out", _config(tmp_path / "out", fsync=1), None)
+        await sink.open(tally)
+        await sink.write(_batch(b"line"))
+        await tally.reached.wait()
+        await sink.close()
+        return tally
+
+    run_in_virtual_time(main(), ManualClock())
+    assert (tmp_path / "out").read_bytes() == b"line\n"
+
+
+# -- what cannot be ---------------------------------------------------------------------------
 async def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DependencyUnavailable, match=r"sinks.out.path: cannot be written"):
-        await _write(JsonlConfig(type="jsonl", path=str(tmp_path / "file" / "out.jsonl")), [])
+    for path in (tmp_path / "file" / "out.jsonl", "/proc/no/such/folder/"):
+        with pytest.raises(DependencyUnavailable, match=r"sinks.out.path: cannot be written: .*; next: name a file"):
+            await _write(_config(path))
 
 
-async def test_standard_output_gets_the_same_lines_and_a_gone_reader_ends_it() -> None:
-    readable, writable = os.pipe()
-    sink = StdoutSink("out", StdoutConfig(type="stdout", write="records"), fd=writable)
+async def test_two_sinks_on_one_file_are_one_clear_error(tmp_path: Path) -> None:
+    sink = JsonlSink("first", _config(tmp_path / "out"))
     await sink.open(Tally())
-    await sink.write(ListBatch([ListDelivery(segment_id=0, records=[_flow(3)])]))
-    assert os.read(readable, 100) == b'{"flow":3}\n'
-    os.close(readable)
-    with pytest.raises(SinkError, match="reader of standard output is gone"):
-        await sink.write(ListBatch([ListDelivery(segment_id=0, records=[_flow(4)])]))
-    os.close(writable)
+    with pytest.raises(DependencyUnavailable, match="another sink or process writes to it"):
+        await _write(_config(tmp_path / "out"))
+    await sink.close()
+    await _write(_config(tmp_path / "out"))
+
+
+async def test_closing_twice_or_after_a_failed_open_is_harmless(tmp_path: Path) -> None:
+    sink = JsonlSink("out", _config(tmp_path / "out", fsync="1 s"))
+    await sink.close()
+    await sink.open(Tally())
+    await sink.close()
     await sink.close()
 
 
-async def test_null_counts() -> None:
-    sink = NullSinkConfig(type="null").build("out")
-    tally = Tally()
-    await sink.open(tally)
-    await sink.write(ListBatch([ListDelivery(), ListDelivery()]))
-    await sink.close()
-    assert tally["deliveries"] == 2
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("fsync: sometimes", "fsync"),
+        ("fsync: 0", "fsync"),
+        ("max_file_bytes: 10", "max_file_bytes"),
+        ("keep_files: 0", "keep_files"),
+        ("compression: gzip", "compression"),
+        ("payload: hex", "payload"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_with_their_place(option: str, message: str) -> None:
+    text = f"""
+sources: {{a: {{type: udp, bind: "127.0.0.1:1"}}}}
+sinks:
+  o:
+    type: jsonl
+    path: x
+    {option}
+"""
+    with pytest.raises(ConfigError, match=rf"x.yaml:7:.*{message}"):
+        parse_config(text, origin="x.yaml")
 
 
-def test_times_beyond_the_calendar_are_given_in_seconds() -> None:
-    assert timestamp_text(0) == "1970-01-01T00:00:00.000000000Z"
-    assert timestamp_text(-1) == "1969-12-31T23:59:59.999999999Z"
-    assert timestamp_text(2**63 - 1).startswith("2262-04-11T")
-    assert timestamp_text(10**30) == f"{10**21}.000000000"
+def test_fsync_takes_a_word_or_a_duration() -> None:
+    assert _config("x", fsync="never").tick_seconds is None
+    assert _config("x", fsync="batch").rules.sync_batches
+    config = _config("x", fsync="2 s", max_file_age="10 s")
+    assert config.rules.sync_ticks
+    assert config.tick_seconds == 1
