@@ -67,9 +67,13 @@ def demo(
 def run(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Run the service until its sources end or it is told to stop. SIGTERM drains, SIGHUP reloads."""
     loaded = _load(config, overrides)
+    import structlog
+
     from streamspec.telemetry.logging import configure_logging, tell_held_back
 
     configure_logging(loaded.logging.level, loaded.logging.format)
+    # The very first start of a chain compiles its kernels, which can take half a minute.
+    structlog.get_logger("streamspec.cli").info("starting", config=str(config))
     from streamspec.app import run_service
 
     summaries: list[dict[str, Any]] = []

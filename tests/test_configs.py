@@ -13,6 +13,9 @@ import pytest
 from streamspec.config import ServiceConfig, load_config
 from streamspec.testing.captures import Packet, classic
 
+pytestmark = pytest.mark.timeout(180)
+"""Whole services are started here, and where no kernel is in the cache yet they compile them first."""
+
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
@@ -48,7 +51,7 @@ def test_flows_writes_the_flow_table_of_a_capture(tmp_path: Path) -> None:
     capture.write_bytes(classic(packets))
     command = [sys.executable, "-m", "streamspec", "run", str(FOLDER / "flows.yaml")]
     command += ["--set", f"sources.capture.path={capture}", "--set", f"sinks.out.path={flows}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=55)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in flows.read_text().splitlines()]
     assert {(r["sourceTransportPort"], r["packetDeltaCount"]) for r in records} == {(1000, 10), (1001, 10), (1002, 10)}

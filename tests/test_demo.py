@@ -17,6 +17,9 @@ from streamspec.config import ServiceConfig, load_config, parse_config
 from streamspec.core.errors import ConfigError
 from streamspec.demo import EMBEDDED, target_source
 
+pytestmark = pytest.mark.timeout(180)
+"""Whole services are started here, and where no kernel is in the cache yet they compile them first."""
+
 ROOT = Path(__file__).parents[1]
 REQUIRED = {f"segments_{end}" for end in ("received", "delivered", "shed", "dead_lettered", "lost")}
 REQUIRED |= {"bytes_received", "latency_seconds"}
@@ -32,7 +35,7 @@ logging: {level: warning}
 
 def demo(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamspec", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=55, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=170, cwd=cwd)
 
 
 def test_the_file_in_configs_is_the_embedded_one() -> None:

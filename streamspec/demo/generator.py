@@ -27,7 +27,7 @@ class Generator:
     def __init__(self, target: str, seconds: float) -> None:
         self._arguments = ["send", str(SCENARIO), "--to", target, "--seconds", f"{seconds:g}", "--json", "--progress"]
         self._process: asyncio.subprocess.Process | None = None
-        self._told: list[str] = []
+        self._told = ""
         self.progress: dict[str, Any] = {}
         """The latest counts that it told."""
 
@@ -54,7 +54,7 @@ class Generator:
             await self._end()
         if code:
             raise DependencyUnavailable(
-                f"the traffic generator ended with {code}: {' '.join(self._told) or 'no message'}", where="demo"
+                f"the traffic generator ended with {code}: {self._told or 'no message'}", where="demo"
             )
         return report
 
@@ -74,7 +74,7 @@ class Generator:
         return {}
 
     async def _follow(self) -> None:
-        """Progress comes as JSON lines on its standard error; anything else is kept for a message."""
+        """Progress comes as JSON lines on its standard error; of anything else the last line is kept."""
         assert self._process is not None
         assert self._process.stderr is not None
         async for line in self._process.stderr:
@@ -85,7 +85,7 @@ class Generator:
             if isinstance(progress, dict):
                 self.progress = progress
             else:
-                self._told = [*self._told[-4:], line.decode(errors="replace").strip()]
+                self._told = line.decode(errors="replace").strip() or self._told
 
     async def _end(self) -> None:
         assert self._process is not None
