@@ -67,8 +67,8 @@ class Driver:
         self._on_progress = on_progress
         self._paced = paced
         self._following: Block | None = None
-        self._start_ns = 0
-        self._progress_due_ns = 0
+        self._start_ns: int | None = None
+        self._progress_due_ns = PROGRESS_NS
         self.phase = ""
         self.taken_messages = 0
         """Messages that the sender accepted; those due but not accepted at a stop were never numbered."""
@@ -77,8 +77,8 @@ class Driver:
         """Intended time of the last message, from the start."""
 
     def elapsed_ns(self) -> int:
-        """Time since the start of the run."""
-        return self._clock.monotonic_ns() - self._start_ns
+        """Time since the start of the run, 0 before it."""
+        return 0 if self._start_ns is None else self._clock.monotonic_ns() - self._start_ns
 
     def run(self) -> None:
         """Send everything; returns at the end of the blocks, or soon after a stop."""
@@ -86,7 +86,6 @@ class Driver:
         if self._following is not None:
             self._sender.warm(self._following)
         self._start_ns = self._clock.monotonic_ns()
-        self._progress_due_ns = PROGRESS_NS
         self._sender.begin(self._start_ns, self._clock.time_ns())
         while not self._stopped():
             block = self._following if self._following is not None else next(self._blocks, None)
@@ -106,8 +105,11 @@ class Driver:
                 self._sender.flush()
             due = self._due(block, position, now_ns)
             taken = self._sender.take(block, position, due) if due > position else 0
-            position += taken
-            if not taken:
+            if taken:
+                position += taken
+                self.taken_messages += taken
+                self.last_due_ns = int(block.times_ns[position - 1])
+            else:
                 self._rest(now_ns, int(block.times_ns[position]))
         return position
 
@@ -126,7 +128,7 @@ class Driver:
         if self._sender.waiting:
             self._sender.wait((until_ns - now_ns) / 1e9)
         else:
-            self._clock.sleep_until(self._start_ns + until_ns)
+            self._clock.sleep_until(self._clock.monotonic_ns() + until_ns - now_ns)
 
     def _report(self, now_ns: int) -> None:
         if now_ns >= self._progress_due_ns:
@@ -135,9 +137,6 @@ class Driver:
                 self._on_progress()
 
     def _count(self, block: Block, taken: int) -> None:
-        self.taken_messages += taken
-        if taken:
-            self.last_due_ns = int(block.times_ns[taken - 1])
         counts = np.bincount(block.pool.kinds[block.messages[:taken]], minlength=len(block.pool.kind_names))
         for name, count in zip(block.pool.kind_names, counts.tolist(), strict=True):
             if count:

@@ -26,6 +26,8 @@ from loadgen.tcp import TcpSender
 from loadgen.udp import UdpSender
 
 FINISH_SECONDS = 30.0
+STOP_SECONDS = 2.0
+"""After a stop, how long frames that were begun may take to be written."""
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -146,7 +148,8 @@ class Run:
         self._audit(complete=False)
         try:
             self.driver.run()
-            self._sender.finish(self._delivery.finish_seconds)
+            longest = self._delivery.finish_seconds
+            self._sender.finish(min(longest, STOP_SECONDS) if self._delivery.stopped() else longest)
         except Unreachable as error:
             if not self._meter.messages:
                 raise
@@ -180,10 +183,10 @@ class Run:
 
     def _filled(self) -> Report:
         report, meter, driver = self._report, self._meter, self.driver
-        report.seconds = driver.elapsed_ns() / 1e9
+        report.seconds = meter.last_sent_ns / 1e9  # without the time that ending the connections took
         report.messages, report.bytes = meter.messages, meter.bytes
-        report.messages_per_second = meter.messages / max(report.seconds, 1e-9)
-        report.bytes_per_second = meter.bytes / max(report.seconds, 1e-9)
+        report.messages_per_second = meter.messages / report.seconds if report.seconds else 0.0
+        report.bytes_per_second = meter.bytes / report.seconds if report.seconds else 0.0
         if self._delivery.paced:
             report.intended_messages_per_second = driver.taken_messages / max(driver.last_due_ns / 1e9, 1e-9)
             report.lateness_seconds = Lateness(*(meter.lateness_seconds(share) for share in (0.5, 0.99, 1.0)))

@@ -15,6 +15,8 @@ class Meter:
         messages: taken by the kernel.
         bytes: of these messages, markers included, framing excluded.
         blocked: sends that had to wait for room in the kernel (TCP: batches; UDP: calls).
+        worst_ns: the largest lateness.
+        last_sent_ns: when the latest message was taken, from the start of the run.
         refused: send calls that found the port closed (ICMP port unreachable); their messages are sent again.
     """
 
@@ -23,7 +25,8 @@ class Meter:
         self.bytes = 0
         self.blocked = 0
         self.refused = 0
-        self.latest_ns = 0
+        self.worst_ns = 0
+        self.last_sent_ns = 0
         self._buckets = np.zeros(LATENESS_BUCKETS, dtype=np.int64)
 
     def note_sent(
@@ -36,7 +39,8 @@ class Meter:
         size_bytes: int,
     ) -> None:
         """Count ``rows[first:last]`` as sent at ``now_ns``, measured against their intended ``times_ns``."""
-        self.latest_ns = max(self.latest_ns, count_lateness(self._buckets, times_ns, rows, first, last, now_ns))
+        self.worst_ns = max(self.worst_ns, count_lateness(self._buckets, times_ns, rows, first, last, now_ns))
+        self.last_sent_ns = now_ns
         self.messages += last - first
         self.bytes += size_bytes
 
@@ -46,7 +50,7 @@ class Meter:
         if not total:
             return 0.0
         bucket = int(np.searchsorted(np.cumsum(self._buckets), share * total))
-        return min(_bucket_end_ns(bucket), self.latest_ns) / 1e9
+        return min(_bucket_end_ns(bucket), self.worst_ns) / 1e9
 
 
 def _bucket_end_ns(bucket: int) -> int:

@@ -217,3 +217,12 @@ def test_an_audit_changes_neither_the_number_of_messages_nor_much_of_their_sizes
         marked = run_load(scenario, to, audit=tmp_path / "audit")
     assert plain.messages == marked.messages
     assert marked.bytes == pytest.approx(plain.bytes, rel=0.1)
+
+
+def test_an_unpaced_run_lasts_as_long_as_its_phases_and_is_never_late(tmp_path: Path) -> None:
+    with _receiving("udp://127.0.0.1:0", tmp_path / "out") as to:
+        report = run_load("shift", to, seconds=0.3, paced=False)
+    assert report.messages > 1000
+    assert report.seconds == pytest.approx(0.3, abs=0.1)
+    assert report.lateness_seconds is None
+    assert {"tls", "http"} <= set(report.kinds)  # every phase had its turn
