@@ -180,12 +180,24 @@ def verify(
     sinks: Annotated[list[Path], typer.Argument(help="JSON lines with payloads, captures, receivers' files, folders.")],
     audit: Annotated[Path, typer.Option("--audit", help="What `send --audit` wrote.")],
     allow_duplicates: Annotated[bool, typer.Option("--allow-duplicates", help="At least once is enough.")] = False,
+    allow_dead_letters: Annotated[
+        bool, typer.Option("--allow-dead-letters", help="A message may come as a dead letter.")
+    ] = False,
+    dictionary: Annotated[Path | None, typer.Option(help="The zstd dictionary that payloads need.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is lost, duplicated, corrupt or out of order; exit 1 when anything is."""
-    verdict = verify_sinks(read_audit(audit), sinks)
+    verdict = verify_sinks(read_audit(audit), sinks, dictionary=_content(dictionary))
     print(json.dumps(verdict.as_dict()) if as_json else verdict.text())
-    raise typer.Exit(EXIT_OK if verdict.passes(allow_duplicates=allow_duplicates) else EXIT_LOSS)
+    passes = verdict.passes(allow_duplicates=allow_duplicates, allow_dead_letters=allow_dead_letters)
+    raise typer.Exit(EXIT_OK if passes else EXIT_LOSS)
+
+
+def _content(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--dictionary {path}: cannot read: {error.strerror or error}") from None
 
 
 @app.command()

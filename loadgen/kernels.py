@@ -202,18 +202,19 @@ def count_lateness(buckets: Array, times_ns: Array, order: Array, first: int, la
 
 
 @kernel
-def pack_records(memory: Array, stride: int, lengths: Array, count: int, key: int, time_ns: int, output: Array) -> int:
-    """Write ``count`` received datagrams, at ``memory[i * stride]``, as records of :mod:`loadgen.records`
-    (``time_ns`` u64, ``key`` u32, ``length`` u32, payload; little-endian); returns the bytes written."""
+def pack_records(memory: Array, stride: int, lengths: Array, count: int, time_ns: int, output: Array) -> int:
+    """Write ``count`` received datagrams, the i-th at ``memory[i * stride]``, as records of :mod:`loadgen.records`
+    with key 0; returns the bytes written."""
     position = 0
     for index in range(count):
-        length = lengths[index]
+        length = int(lengths[index])
         for byte in range(8):
             output[position + byte] = (time_ns >> (8 * byte)) & 255
         for byte in range(4):
-            output[position + 8 + byte] = (key >> (8 * byte)) & 255
+            output[position + 8 + byte] = 0
             output[position + 12 + byte] = (length >> (8 * byte)) & 255
         position += 16
-        output[position : position + length] = memory[index * stride : index * stride + length]
+        start = index * stride
+        output[position : position + length] = memory[start : start + length]
         position += length
     return position

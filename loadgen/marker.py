@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 MAGIC = b"@LG1:"
@@ -67,12 +67,18 @@ def find_markers(payload: bytes) -> Iterator[Found]:
         position = body_end if state == "intact" else match.end()
 
 
-def open_end(payload: bytes) -> int:
-    """Where a message begins that the end of ``payload`` cuts off: the offset of its marker, or of what
-    may be the first bytes of one; ``len(payload)`` when nothing is cut. For joining pieces of a stream."""
-    cut = next((found.start for found in find_markers(payload) if found.state == "cut"), len(payload))
-    for start in range(max(0, len(payload) - MARKER_BYTES + 1), len(payload)):
-        tail = payload[start:]
-        if tail.startswith(MAGIC) or MAGIC.startswith(tail):
-            return min(cut, start)
+def open_end(payload: bytes, found: Sequence[Found] | None = None) -> int:
+    """Where a message begins that the end of ``payload`` cuts off: the offset of its marker, or of what may be
+    the first bytes of one; ``len(payload)`` when nothing is cut. For joining pieces of a stream.
+
+    Args:
+        found: all of :func:`find_markers`, if they are known already.
+    """
+    markers = find_markers(payload) if found is None else found
+    cut = next((marker.start for marker in markers if marker.state == "cut"), len(payload))
+    start = max(0, len(payload) - MARKER_BYTES + 1)
+    while 0 <= (start := payload.find(MAGIC[:1], start)) < cut:
+        if MAGIC.startswith(payload[start : start + len(MAGIC)]):
+            return start
+        start += 1
     return cut

@@ -1,8 +1,5 @@
-"""A receiver for what a service's tcp and udp sinks send: messages with their time of arrival, in a file.
-
-The file is ``LGR1`` and a newline, then per message its arrival (nanoseconds since 1970, ``u64``), its length
-(``u32``) and its bytes, little-endian.
-"""
+"""A receiver for what a service's tcp and udp sinks send: messages with their time of arrival, in a file
+(:mod:`loadgen.records`)."""
 
 from __future__ import annotations
 
@@ -15,23 +12,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
+from loadgen import kernels
+from loadgen.datagrams import Headers
 from loadgen.errors import Unreachable, UsageError
+from loadgen.records import HEAD_BYTES, MAGIC, write_record
 from loadgen.target import LARGEST_FRAME, Target
 
-MAGIC = b"LGR1\n"
-_RECORD = struct.Struct("<QI")
 _READ_BYTES = 1 << 18
 _TURN_SECONDS = 0.05
+_DATAGRAMS, _DATAGRAM_BYTES = 128, 1 << 16
+_RECEIVE_BUFFER_BYTES = 64 << 20
+_SO_RCVBUFFORCE, _SO_MEMINFO, _MEMINFO_DROPS = 33, 55, 8
+"""Of Linux; the ``socket`` module does not name them."""
 
 
 @dataclass
 class Received:
-    """What came."""
+    """What came.
+
+    Attributes:
+        broken_frames: connections that ended inside a frame or announced one that is too long.
+        kernel_drops: datagrams that the kernel dropped because this receiver was too slow.
+    """
 
     messages: int = 0
     bytes: int = 0
     connections: int = 0
     broken_frames: int = 0
+    kernel_drops: int = 0
+
+
+class _Connection:
+    """An accepted connection and the start of a frame that is not whole yet."""
+
+    def __init__(self, peer: socket.socket, number: int) -> None:
+        self.peer = peer
+        self.number = number
+        self.buffer = bytearray()
 
 
 class Receiver:
@@ -40,33 +59,35 @@ class Receiver:
     Args:
         target: where to listen; port 0 takes a free one, see :attr:`address`.
         out: file that is written.
+
+    Raises:
+        Unreachable: the address cannot be listened at.
+        UsageError: the file cannot be written.
     """
 
     def __init__(self, target: Target, out: Path) -> None:
         self._target = target
-        self._selector = selectors.DefaultSelector()
-        self._buffers: dict[socket.socket, bytearray] = {}
         self.received = Received()
-        family, address = target.resolve()
-        kind = socket.SOCK_DGRAM if target.scheme == "udp" else socket.SOCK_STREAM
-        self._listener = socket.socket(family, kind)
-        try:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-            self._listener.bind(address)
-            if target.scheme == "tcp":
-                self._listener.listen(128)
-        except OSError as error:
-            self._listener.close()
-            raise Unreachable(f"{target}: cannot listen: {error.strerror or error}") from None
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._connections: dict[int, _Connection] = {}
         try:
             self._out: BinaryIO = out.open("wb")
         except OSError as error:
-            self._listener.close()
             raise UsageError(f"--out {out}: cannot write: {error.strerror or error}") from None
+        try:
+            self._listener = _listen(target)
+        except BaseException:
+            self._out.close()
+            raise
         self._out.write(MAGIC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        if target.scheme == "udp":
+            self._memory = np.empty(_DATAGRAMS * _DATAGRAM_BYTES, dtype=np.uint8)
+            self._packed = np.empty(_DATAGRAMS * (_DATAGRAM_BYTES + HEAD_BYTES), dtype=np.uint8)
+            self._headers = Headers(_DATAGRAMS, 1)
+            self._headers.vectors[:, 0] = self._memory.ctypes.data + _DATAGRAM_BYTES * np.arange(_DATAGRAMS)
+            self._headers.vectors[:, 1] = _DATAGRAM_BYTES
+            self._pack(0)  # loads the kernel while nobody waits for it
 
     @property
     def address(self) -> tuple[str, int]:
@@ -80,66 +101,108 @@ class Receiver:
             ending = stopped()
             ready = self._selector.select(0 if ending else _TURN_SECONDS)
             for key, _ in ready:
-                self._take(key.fileobj)
-            self._out.flush()
-            if ending and not ready:
+                self._take(key.fd)
+            if ready:
+                self._out.flush()
+            elif ending:
+                if self._target.scheme == "udp":
+                    self.received.kernel_drops = _kernel_drops(self._listener)
                 return self.received
 
     def close(self) -> None:
         """Close sockets and file."""
-        for peer in list(self._buffers):
-            self._drop(peer)
-        self._listener.close()
+        for descriptor in list(self._connections):
+            self._drop(descriptor)
         self._selector.close()
+        self._listener.close()
         self._out.close()
 
-    def _take(self, peer: object) -> None:
-        assert isinstance(peer, socket.socket)
-        if peer is not self._listener:
-            self._read(peer)
+    def _take(self, descriptor: int) -> None:
+        if descriptor in self._connections:
+            self._read(self._connections[descriptor])
         elif self._target.scheme == "udp":
             self._datagrams()
         else:
-            connection, _ = peer.accept()
-            connection.setblocking(False)
-            self._buffers[connection] = bytearray()
-            self._selector.register(connection, selectors.EVENT_READ)
+            peer, _ = self._listener.accept()
+            peer.setblocking(False)
+            self._connections[peer.fileno()] = _Connection(peer, self.received.connections)
+            self._selector.register(peer, selectors.EVENT_READ)
             self.received.connections += 1
 
     def _datagrams(self) -> None:
-        for _ in range(256):
-            try:
-                self._write(self._listener.recv(65536))
-            except BlockingIOError:
+        while (count := self._headers.receive(self._listener.fileno())) > 0:
+            self._out.write(self._pack(count))
+            self.received.messages += count
+            self.received.bytes += int(self._headers.done_bytes[:count].sum())
+            if count < _DATAGRAMS:
                 return
 
-    def _read(self, peer: socket.socket) -> None:
+    def _pack(self, count: int) -> memoryview:
+        lengths = self._headers.done_bytes
+        size = kernels.pack_records(self._memory, _DATAGRAM_BYTES, lengths, count, time.time_ns(), self._packed)
+        return self._packed[:size].data
+
+    def _read(self, connection: _Connection) -> None:
         try:
-            content = peer.recv(_READ_BYTES)
+            content = connection.peer.recv(_READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
             content = b""
-        buffer = self._buffers[peer]
+        buffer, arrival_ns = connection.buffer, time.time_ns()
         buffer += content
         position = 0
         for message, end in _frames(buffer, self._target.framing):
-            self._write(message)
+            self._out.write(write_record(arrival_ns, connection.number, message))
+            self.received.messages += 1
+            self.received.bytes += len(message)
             position = end
         del buffer[:position]
-        if not content or len(buffer) > LARGEST_FRAME + 4:
+        if not content or _too_long(buffer, self._target.framing):
             self.received.broken_frames += bool(buffer)
-            self._drop(peer)
+            self._drop(connection.peer.fileno())
 
-    def _write(self, message: bytes) -> None:
-        self._out.write(_RECORD.pack(time.time_ns(), len(message)) + message)
-        self.received.messages += 1
-        self.received.bytes += len(message)
+    def _drop(self, descriptor: int) -> None:
+        connection = self._connections.pop(descriptor)
+        self._selector.unregister(connection.peer)
+        connection.peer.close()
 
-    def _drop(self, peer: socket.socket) -> None:
-        self._selector.unregister(peer)
-        del self._buffers[peer]
-        peer.close()
+
+def _listen(target: Target) -> socket.socket:
+    family, address = target.resolve()
+    listener = socket.socket(family, socket.SOCK_DGRAM if target.scheme == "udp" else socket.SOCK_STREAM)
+    try:
+        if target.scheme == "udp":
+            _enlarge(listener)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        if target.scheme == "tcp":
+            listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise Unreachable(f"{target}: cannot listen: {error.strerror or error}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _enlarge(listener: socket.socket) -> None:
+    """The largest receive buffer there is: beyond the system's limit where that is allowed (CAP_NET_ADMIN)."""
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+    except OSError:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+
+
+def _kernel_drops(listener: socket.socket) -> int:
+    counts = listener.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
+    words = struct.unpack(f"={len(counts) // 4}I", counts)
+    return words[_MEMINFO_DROPS] if len(words) > _MEMINFO_DROPS else 0
+
+
+def _too_long(buffer: bytearray, framing: str) -> bool:
+    announced = int.from_bytes(buffer[:4], "big") if framing == "length" and len(buffer) >= 4 else len(buffer)
+    return announced > LARGEST_FRAME
 
 
 def _frames(buffer: bytearray, framing: str) -> Iterator[tuple[bytes, int]]:
@@ -159,16 +222,3 @@ def _frames(buffer: bytearray, framing: str) -> Iterator[tuple[bytes, int]]:
             message = bytes(buffer[position + 4 : position + 4 + size])
             position += 4 + size
         yield message, position
-
-
-def read_received(path: Path) -> Iterator[tuple[int, bytes]]:
-    """``(arrival_ns, message)`` of a receiver's file; a torn end is left out."""
-    content = path.read_bytes()
-    position = len(MAGIC)
-    while position + _RECORD.size <= len(content):
-        arrival_ns, size = _RECORD.unpack_from(content, position)
-        position += _RECORD.size
-        if position + size > len(content):
-            return
-        yield arrival_ns, content[position : position + size]
-        position += size

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loadgen.capture import read_capture, transport_payload
+from loadgen.capture import read_capture
 from loadgen.errors import UsageError
+from loadgen.layers import transport_payload
 from loadgen.load import Delivery, Run
 from loadgen.pool import make_pool
 from loadgen.report import Report

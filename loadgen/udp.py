@@ -5,7 +5,6 @@ Bodies are not copied: each datagram is a vector of its marker and its body in t
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import select
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from loadgen import kernels
 from loadgen.batch import Grouping, Marking, marker_bytes
 from loadgen.clock import Clock
+from loadgen.datagrams import Headers, last_errno
 from loadgen.driver import BATCH_MESSAGES
 from loadgen.errors import Unreachable, UsageError
 from loadgen.marker import MARKER_BYTES
@@ -25,30 +25,9 @@ from loadgen.meter import Meter
 from loadgen.schedule import Block
 from loadgen.target import Target
 
-MESSAGE_HEADER = np.dtype(
-    [
-        ("name", "<u8"),
-        ("name_bytes", "<u4"),
-        ("pad0", "<u4"),
-        ("vectors", "<u8"),
-        ("vector_count", "<u8"),
-        ("control", "<u8"),
-        ("control_bytes", "<u8"),
-        ("flags", "<i4"),
-        ("pad1", "<u4"),
-        ("done_bytes", "<u4"),
-        ("pad2", "<u4"),
-    ]
-)
-"""``struct mmsghdr`` of 64-bit Linux."""
-
 _SEND_BUFFER_BYTES = 4 << 20
 _ROOM_SECONDS = 0.05
 _BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_sendmmsg = _libc.sendmmsg
-_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 
 
 class RefusalWatch:
@@ -114,13 +93,10 @@ class UdpSender:
     def _lay_out_memory(self) -> None:
         self._markers = np.zeros(BATCH_MESSAGES * MARKER_BYTES, dtype=np.uint8)
         self._positions = np.arange(BATCH_MESSAGES, dtype=np.int64) * MARKER_BYTES
-        self._vectors = np.zeros((BATCH_MESSAGES * self._step, 2), dtype=np.uint64)
+        self._headers = Headers(BATCH_MESSAGES, self._step)
         if self._step == 2:
-            self._vectors[::2, 0] = self._markers.ctypes.data + self._positions
-            self._vectors[::2, 1] = MARKER_BYTES
-        self._headers = np.zeros(BATCH_MESSAGES, dtype=MESSAGE_HEADER)
-        self._headers["vectors"] = self._vectors.ctypes.data + 16 * self._step * np.arange(BATCH_MESSAGES)
-        self._headers["vector_count"] = self._step
+            self._headers.vectors[::2, 0] = self._markers.ctypes.data + self._positions
+            self._headers.vectors[::2, 1] = MARKER_BYTES
 
     def _connect(self, keys: int) -> None:
         family, address = self._target.resolve()
@@ -148,7 +124,7 @@ class UdpSender:
         if self._marking is not None:
             self._marking.stamp(block, rows, self._markers, self._positions)
         base = block.pool.memory.ctypes.data
-        kernels.point(block.messages, rows, len(rows), block.pool.columns, base, self._vectors, self._step)
+        kernels.point(block.messages, rows, len(rows), block.pool.columns, base, self._headers.vectors, self._step)
         for key, start, end in groups:
             self._send(block, rows, key, start, end)
         return last - first
@@ -157,12 +133,11 @@ class UdpSender:
         descriptor = self._sockets[key].fileno()
         position = start
         while position < end:
-            address = self._headers.ctypes.data + position * MESSAGE_HEADER.itemsize
-            done = _sendmmsg(descriptor, address, end - position, socket.MSG_DONTWAIT)
+            done = self._headers.send(descriptor, position, end)
             if done > 0:
                 self._count(block, rows, key, position, position + done)
                 position += done
-            elif not self._recover(descriptor, ctypes.get_errno()):
+            elif not self._recover(descriptor, last_errno()):
                 return
 
     def _count(self, block: Block, rows: npt.NDArray[np.int64], key: int, start: int, end: int) -> None:

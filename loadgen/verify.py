@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from loadgen.audit import Audit
-from loadgen.capture import read_capture
-from loadgen.errors import UsageError
-from loadgen.marker import find_markers
-from loadgen.receive import MAGIC, read_received
+from loadgen.marker import MARKER_BYTES, Found, find_markers, open_end
+from loadgen.sinks import Piece, SinkReader
 
 EXAMPLES = 10
-_CAPTURE_MAGICS = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\n\r\r\n")
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+LONGEST_OPEN_BYTES = MARKER_BYTES + (1 << 20)
+"""The end of a piece is kept for the next one up to this; a longer message is no message of ours."""
+
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass
 class Verdict:
-    """What a check found.
+    """What a check found. Messages are counted once each, whatever else befell them.
 
     Attributes:
-        beyond_audit: intact messages of the run that the audit does not know (it was not complete).
-        lost_examples, ...: the first few, as ``key:sequence``.
-        latency_seconds: from intended send to arrival, where the sink has arrival times.
+        sent: by the audit.
+        found: different messages that arrived intact as results.
+        lost: neither found nor dead-lettered.
+        duplicated: further copies of found messages.
+        corrupt: markers of this run whose message is not what was sent, or is cut off.
+        out_of_order: messages that arrived, for the first time, after a later one of their key.
+        dead_lettered: intact messages that came only as dead letters.
+        beyond_audit: intact messages of this run that the audit does not know: a fault if it is complete.
+        other_runs: messages of other runs, ignored.
+        unreadable: lines and payloads in the sinks that could not be decoded.
+        torn: sinks that end inside a line or frame.
+        lost_examples, out_of_order_examples: the first few, as ``key:sequence`` or ``key:first-last``.
+        latency_seconds: from intended send to arrival, of each first copy, where the sink has arrival times.
     """
 
     run: str
@@ -40,15 +50,22 @@ class Verdict:
     duplicated: int = 0
     corrupt: int = 0
     out_of_order: int = 0
+    dead_lettered: int = 0
     beyond_audit: int = 0
     other_runs: int = 0
+    unreadable: int = 0
+    torn: int = 0
     lost_examples: list[str] = field(default_factory=list)
     out_of_order_examples: list[str] = field(default_factory=list)
     latency_seconds: dict[str, float] | None = None
 
-    def passes(self, *, allow_duplicates: bool = False) -> bool:
-        """Nothing lost, corrupt or out of order, and nothing twice unless that is allowed."""
-        return not (self.lost or self.corrupt or self.out_of_order or (self.duplicated and not allow_duplicates))
+    def passes(self, *, allow_duplicates: bool = False, allow_dead_letters: bool = False) -> bool:
+        """Whether everything arrived as it was sent, once and in order."""
+        faults = [self.lost, self.corrupt, self.out_of_order, self.unreadable]
+        faults += [] if allow_duplicates else [self.duplicated]
+        faults += [] if allow_dead_letters else [self.dead_lettered]
+        faults += [self.beyond_audit] if self.complete else []
+        return not any(faults)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -60,6 +77,9 @@ class Verdict:
             f"sent {self.sent:,}, found {self.found:,}: lost {self.lost:,}, duplicated {self.duplicated:,}, "
             f"corrupt {self.corrupt:,}, out of order {self.out_of_order:,}"
         ]
+        rest = ("dead_lettered", "beyond_audit", "other_runs", "unreadable", "torn")
+        named = [f"{name.replace('_', ' ')} {getattr(self, name):,}" for name in rest if getattr(self, name)]
+        lines += [", ".join(named)] if named else []
         if self.lost_examples:
             lines.append(f"lost, as key:sequence: {', '.join(self.lost_examples)}")
         if self.out_of_order_examples:
@@ -72,94 +92,124 @@ class Verdict:
         return "\n".join(lines)
 
 
-def verify(audit: Audit, sinks: Sequence[Path]) -> Verdict:
-    """Read all sinks. Order is checked within each of them, duplicates over all. Raises UsageError for a file
-    that cannot be read."""
+def verify(audit: Audit, sinks: Sequence[Path], *, dictionary: bytes | None = None) -> Verdict:
+    """Read all sinks. Order is checked within each of them, copies are counted over all.
+
+    Args:
+        dictionary: for payloads compressed by zstd with one.
+
+    Raises:
+        UsageError: a sink cannot be read.
+    """
     verdict = Verdict(f"{audit.run:08x}", audit.complete, sent=sum(audit.sent))
-    seen = [np.zeros(count, dtype=np.uint32) for count in audit.sent]
-    latencies: list[int] = []
+    reader = SinkReader(dictionary)
+    counts = [np.zeros(sent, dtype=np.int64) for sent in audit.sent]
+    dead = [np.zeros(sent, dtype=bool) for sent in audit.sent]
+    latencies: list[Integers] = []
     for sink in sinks:
-        latest: dict[int, int] = {}
-        for arrival_ns, payload in payloads(sink):
-            for found in find_markers(payload):
-                if found.state != "intact":
-                    verdict.corrupt += 1
-                elif found.run != audit.run:
-                    verdict.other_runs += 1
-                elif found.key >= len(seen) or found.sequence >= len(seen[found.key]):
-                    verdict.beyond_audit += 1
-                else:
-                    _note(verdict, seen[found.key], latest, found.key, found.sequence)
-                    if arrival_ns:
-                        latencies.append(arrival_ns - found.intended_ns)
-    _conclude(verdict, seen, latencies)
+        intake = _Intake(audit, verdict)
+        for piece in reader.read(sink):
+            intake.take(piece)
+        intake.end()
+        for key, arrivals in intake.results.items():
+            _judge_order(verdict, key, arrivals, counts[key], latencies)
+        for key, sequences in intake.dead.items():
+            dead[key][np.frombuffer(sequences, dtype=np.int64)] = True
+    verdict.unreadable, verdict.torn = reader.unreadable, reader.torn
+    _conclude(verdict, counts, dead, latencies)
     return verdict
 
 
-def _note(verdict: Verdict, seen: Any, latest: dict[int, int], key: int, sequence: int) -> None:
-    again = seen[sequence] > 0
-    seen[sequence] += 1
-    verdict.found += 1
-    verdict.duplicated += bool(again)
-    if again:
-        return  # a repetition after a fault is a duplicate, not disorder
-    if sequence < latest.get(key, -1):
-        verdict.out_of_order += 1
-        if len(verdict.out_of_order_examples) < EXAMPLES:
-            verdict.out_of_order_examples.append(f"{key}:{sequence}")
-    latest[key] = max(sequence, latest.get(key, -1))
+@dataclass
+class _Arrivals:
+    """Messages of one key in order of arrival: numbers, and latencies (-1 where unknown)."""
+
+    sequences: array[int] = field(default_factory=lambda: array("q"))
+    latencies_ns: array[int] = field(default_factory=lambda: array("q"))
 
 
-def _conclude(verdict: Verdict, seen: Sequence[Any], latencies: list[int]) -> None:
-    for key, counts in enumerate(seen):
-        missing = np.flatnonzero(counts == 0)
+class _Intake:
+    """Finds the messages of one sink, also those that go on in the next piece of their stream."""
+
+    def __init__(self, audit: Audit, verdict: Verdict) -> None:
+        self._audit = audit
+        self._verdict = verdict
+        self._open: dict[bytes, bytes] = {}
+        self.results: dict[int, _Arrivals] = {}
+        self.dead: dict[int, array[int]] = {}
+
+    def take(self, piece: Piece) -> None:
+        """One piece, in order."""
+        if piece.error:
+            self._note(find_markers(piece.content), piece.arrival_ns, dead=True)
+            return
+        content = self._open.pop(piece.stream, b"") + piece.content
+        found = list(find_markers(content))
+        end = open_end(content, found)
+        if end < len(content) and len(content) - end <= LONGEST_OPEN_BYTES:
+            self._open[piece.stream] = content[end:]
+            found = [marker for marker in found if marker.start < end]
+        self._note(found, piece.arrival_ns)
+
+    def end(self) -> None:
+        """Nothing follows: what is still open is cut off."""
+        for content in self._open.values():
+            self._note(find_markers(content), 0)
+        self._open.clear()
+
+    def _note(self, markers: Iterable[Found], arrival_ns: int, *, dead: bool = False) -> None:
+        verdict, sent = self._verdict, self._audit.sent
+        for marker in markers:
+            if marker.run != self._audit.run:
+                verdict.other_runs += 1
+            elif marker.state != "intact":
+                verdict.corrupt += 1
+            elif marker.key >= len(sent) or marker.sequence >= sent[marker.key]:
+                verdict.beyond_audit += 1
+            elif dead:
+                self.dead.setdefault(marker.key, array("q")).append(marker.sequence)
+            else:
+                arrivals = self.results.setdefault(marker.key, _Arrivals())
+                arrivals.sequences.append(marker.sequence)
+                arrivals.latencies_ns.append(arrival_ns - marker.intended_ns if arrival_ns else -1)
+
+
+def _judge_order(verdict: Verdict, key: int, arrivals: _Arrivals, counts: Integers, latencies: list[Integers]) -> None:
+    """Count copies into ``counts`` and judge the order of first copies: a repetition after a fault is a duplicate,
+    no disorder."""
+    sequences = np.frombuffer(arrivals.sequences, dtype=np.int64)
+    np.add.at(counts, sequences, 1)
+    first = np.sort(np.unique(sequences, return_index=True)[1])
+    latencies.append(np.frombuffer(arrivals.latencies_ns, dtype=np.int64)[first])
+    ordered = sequences[first]
+    late = ordered[1:][ordered[1:] < np.maximum.accumulate(ordered)[:-1]]
+    verdict.out_of_order += len(late)
+    room = EXAMPLES - len(verdict.out_of_order_examples)
+    verdict.out_of_order_examples += [f"{key}:{sequence}" for sequence in late[:room].tolist()]
+
+
+def _conclude(
+    verdict: Verdict, counts: list[Integers], dead: list[npt.NDArray[np.bool_]], latencies: list[Integers]
+) -> None:
+    for key, copies in enumerate(counts):
+        verdict.found += int((copies > 0).sum())
+        verdict.duplicated += int(np.maximum(copies - 1, 0).sum())
+        verdict.dead_lettered += int((dead[key] & (copies == 0)).sum())
+        missing = np.flatnonzero((copies == 0) & ~dead[key])
         verdict.lost += len(missing)
-        room = EXAMPLES - len(verdict.lost_examples)
-        verdict.lost_examples += [f"{key}:{sequence}" for sequence in missing[:room].tolist()]
-    if latencies:
-        values = np.percentile(np.array(latencies), (50, 99, 100)) / 1e9
+        verdict.lost_examples += _ranges(key, missing, EXAMPLES - len(verdict.lost_examples))
+    known = np.concatenate(latencies) if latencies else np.zeros(0, dtype=np.int64)
+    known = known[known >= 0]
+    if len(known):
+        values = np.percentile(known, (50, 99, 100)) / 1e9
         verdict.latency_seconds = dict(zip(("p50", "p99", "max"), values.tolist(), strict=True))
 
 
-def payloads(sink: Path) -> Iterator[tuple[int, bytes]]:
-    """``(arrival_ns or 0, payload)`` of a sink: a file, or a folder whose files are read in order of names."""
-    if sink.is_dir():
-        for path in sorted(p for p in sink.rglob("*") if p.is_file()):
-            yield from payloads(path)
-        return
-    try:
-        with sink.open("rb") as file:
-            start = file.read(8)
-        if start.startswith(MAGIC):
-            yield from read_received(sink)
-        elif start[:4] in _CAPTURE_MAGICS:
-            yield from ((0, packet.content) for packet in read_capture(sink))
-        else:
-            yield from _json_payloads(sink, compressed=start[:4] == _ZSTD_MAGIC)
-    except OSError as error:
-        raise UsageError(f"{sink}: cannot read: {error.strerror or error}") from None
-
-
-def _json_payloads(path: Path, *, compressed: bool) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(_lines(path, compressed=compressed), 1):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            raise UsageError(f"{path}:{number}: not JSON lines, a capture or a receiver's file") from None
-        payload = content.get("payload") if isinstance(content, dict) else None
-        if isinstance(payload, str):
-            encoded = content.get("payload_encoding") == "base64"
-            yield 0, base64.b64decode(payload) if encoded else payload.encode()
-
-
-def _lines(path: Path, *, compressed: bool) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        if not compressed:
-            yield from file
-            return
-        import io
-
-        import zstandard
-
-        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        yield from io.BufferedReader(reader)
+def _ranges(key: int, sequences: Integers, most: int) -> list[str]:
+    """Runs of consecutive numbers, as ``key:first-last``."""
+    if not len(sequences) or most <= 0:
+        return []
+    breaks = np.flatnonzero(np.diff(sequences) > 1)
+    firsts = sequences[np.concatenate([[0], breaks + 1])][:most].tolist()
+    lasts = sequences[np.concatenate([breaks, [len(sequences) - 1]])][:most].tolist()
+    return [f"{key}:{a}" if a == b else f"{key}:{a}-{b}" for a, b in zip(firsts, lasts, strict=True)]

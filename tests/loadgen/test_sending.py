@@ -20,7 +20,8 @@ from loadgen.driver import Driver
 from loadgen.errors import Unreachable, UsageError
 from loadgen.load import Delivery, run_load
 from loadgen.pool import make_pool
-from loadgen.receive import Receiver, read_received
+from loadgen.receive import Receiver
+from loadgen.records import read_records
 from loadgen.replay import record, recording_blocks, replay
 from loadgen.scenario import Rate, load_scenario
 from loadgen.schedule import Block
@@ -155,7 +156,7 @@ def test_a_replay_clamps_gaps_and_backward_times_and_sends_payloads(tmp_path: Pa
     with _receiving("udp://127.0.0.1:0", tmp_path / "out") as to:
         report = replay([tmp_path / "a.pcap"], Delivery(target=parse_target(to), paced=False))
     assert report.messages == 4
-    assert sorted(m for _, m in read_received(tmp_path / "out")) == [b"payload %d" % i for i in range(4)]
+    assert sorted(r.content for r in read_records(tmp_path / "out")) == [b"payload %d" % i for i in range(4)]
 
 
 def _loadgen(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
