@@ -30,8 +30,8 @@ LIGHT_BYTES, HEAVY_BYTES = 64, 1024
 SHARED = {f"shared queue, batch {batch}": [LaneSpec("all", Allocation(workers=2, batch=batch))] for batch in (1, 16)}
 LANES = {
     "two lanes": [
-        LaneSpec("light", Allocation(workers=2, batch=4), rule=LaneRule(lane=0, max_bytes=LIGHT_BYTES)),
-        LaneSpec("heavy", Allocation(workers=2, nice=10, batch=1), urgency=1, rule=LaneRule(lane=1)),
+        LaneSpec("light", Allocation(workers=2, batch=16), rule=LaneRule(lane=0, max_bytes=LIGHT_BYTES)),
+        LaneSpec("heavy", Allocation(workers=2, nice=19, batch=1), urgency=1, rule=LaneRule(lane=1)),
     ]
 }
 
