@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loadgen.capture import read_capture
+from loadgen.capture import Packet, read_capture
 from loadgen.errors import UsageError
 from loadgen.layers import transport_payload
 from loadgen.load import Delivery, Run
@@ -50,13 +50,10 @@ def record(
             gap_ns = 0 if last_ns is None else packet.timestamp_ns - last_ns
             last_ns = packet.timestamp_ns
             now_ns += int(min(max(gap_ns, 0), max_gap_seconds * 1e9) / speed)
-            if whole:
-                flow, content = packet.content[:34], packet.content
-            elif (payload := transport_payload(packet)) is None:
+            flow, content = _content(packet, whole=whole)
+            if not content:
                 recording.skip("no_payload")
                 continue
-            else:
-                flow, content = payload
             if len(content) > largest_bytes:
                 recording.skip("too_long")
                 continue
@@ -66,6 +63,14 @@ def record(
     if not recording.bodies:
         raise UsageError(f"nothing to send in {', '.join(map(str, paths))}; packets left out: {recording.skipped}")
     return recording
+
+
+def _content(packet: Packet, *, whole: bool) -> tuple[bytes, bytes]:
+    """What is sent of a packet, and its flow: addresses and ports, or the link's addresses without those."""
+    payload = transport_payload(packet)
+    if whole:
+        return (packet.content[:12] if payload is None else payload.flow), packet.content
+    return (b"", b"") if payload is None else payload
 
 
 def recording_blocks(recording: Recording, *, lines: bool) -> Iterator[Block]:
