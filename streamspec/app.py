@@ -28,6 +28,7 @@ from streamspec.engine.fleet import ChainSpec
 from streamspec.engine.intake import EngineIntake
 from streamspec.engine.router import NO_LIMIT, LaneRule
 from streamspec.stages.chain import FACTORY
+from streamspec.telemetry.logging import configure_logging
 
 _log = structlog.get_logger("streamspec.app")
 
@@ -278,6 +279,8 @@ class Service:
             self.dispatcher.limits = _limits(config)
             self.dispatcher.fleet.resize(config.fleet_workers)
             self.dispatcher.set_lanes(self._lane_specs(config, self.dispatcher.source_names))
+            if config.logging != self.config.logging:
+                configure_logging(config.logging.level, config.logging.format)
             self.config = config
             _log.info("reloaded")
 

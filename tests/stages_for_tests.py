@@ -17,3 +17,9 @@ class Stuck:
     def process(self, segment: Any, context: Any) -> None:
         """Sleep for an hour."""
         time.sleep(3600)
+
+
+def talkative(payload: bytes) -> bytes:
+    """Prints, as people do when they look for a fault."""
+    print("looking at", len(payload))
+    return payload

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog
 
 from streamspec.app import Service
 from streamspec.config import ServiceConfig, parse_config
@@ -197,3 +198,28 @@ async def test_a_second_stop_does_not_wait_for_a_stuck_segment(receiver: Receive
         assert await task == 128 + signal.SIGTERM
     assert service.summary()["segments_shed"] == 1
     assert service.summary()["shed_reasons"] == {"stopped": 1}
+
+
+async def test_what_a_stage_prints_does_not_reach_standard_output(
+    receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = _free_port()
+    config = _config(port, receiver.address, stages=[{"type": "map", "function": "tests.stages_for_tests:talkative"}])
+    async with _running(config) as (service, task):
+        _send(port, b"hello")
+        await until(lambda: receiver.received() == [b"hello"])
+        service.stop()
+        await task
+    assert "looking at" not in capfd.readouterr().out
+
+
+async def test_a_reload_applies_the_level_of_the_log(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    port = _free_port()
+    try:
+        async with _running(_config(port, receiver.address)) as (service, _):
+            await service.reload(_config(port, receiver.address, logging={"level": "error", "format": "json"}))
+            assert service.config.logging.level == "error"
+            await service.reload(_config(port, receiver.address, logging={"level": "info", "format": "json"}))
+        assert '"event":"reloaded"' in capsys.readouterr().err
+    finally:
+        structlog.reset_defaults()

@@ -262,6 +262,7 @@ class Fleet:
             [sys.executable, "-m", "streamspec.engine.worker", json.dumps(spec)],
             pass_fds=(theirs.fileno(), self._arena.fd),
             stdin=subprocess.DEVNULL,
+            stdout=sys.__stderr__,  # what a stage prints must not mix with results on standard output
         )
         theirs.close()
         worker = Worker(index, process, os.pidfd_open(process.pid), ours, generation)
