@@ -56,6 +56,10 @@ class Delivery:
     finish_seconds: float = FINISH_SECONDS
     clock: Clock = field(default_factory=SystemClock)
 
+    def __post_init__(self) -> None:
+        if self.tls is not None and self.target.scheme != "tcp":
+            raise UsageError(f"{self.target}: TLS is for tcp")
+
     @property
     def marker_bytes(self) -> int:
         """What each message carries beside its body."""
@@ -202,6 +206,4 @@ def _sender(delivery: Delivery, keys: int, meter: Meter, marking: Marking | None
     target, clock = delivery.target, delivery.clock
     if target.scheme == "tcp":
         return TcpSender(target, keys, meter, clock, marking=marking, tls=delivery.tls)
-    if delivery.tls is not None:
-        raise UsageError(f"{target}: TLS is for tcp")
     return UdpSender(target, keys, meter, clock, marking=marking, stopped=delivery.stopped)
