@@ -60,7 +60,7 @@ def test_random_bytes_hold_no_intact_message(payload: bytes) -> None:
     assert 0 <= open_end(payload) <= len(payload)
 
 
-@given(BODIES, st.integers(0, 2**40 - 1))
+@given(BODIES, st.integers(0, 2**40 - 9))  # numbers of ten digits, the last of eight bodies included
 @settings(deadline=None, max_examples=50)
 def test_the_kernel_writes_the_same_markers(bodies: list[bytes], sequence: int) -> None:
     pool = make_pool(bodies, [0] * len(bodies), ("x",))
