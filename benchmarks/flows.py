@@ -95,9 +95,9 @@ print(json.dumps({"packets_per_second": packets / (time.monotonic() - started), 
 """
 
 
-def python_peer(program: str, path: Path, core: int) -> dict[str, Any]:
-    """A peer that is a Python package; says why when it does not run."""
-    command = ["taskset", "-c", str(core), sys.executable, "-c", program, str(path)]
+def python_peer(program: str, path: Path, core: int | None) -> dict[str, Any]:
+    """A peer that is a Python package, on one core or on all; says why when it does not run."""
+    command = [*(() if core is None else ("taskset", "-c", str(core))), sys.executable, "-c", program, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"not_run": done.stderr.strip().splitlines()[-1]}
@@ -130,6 +130,7 @@ def main() -> None:
         results = {
             "streamspec": streamspec(capture, arguments.core, arguments.repeat, folder),
             "nfstream": python_peer(_NFSTREAM, capture, arguments.core),
+            "nfstream, all cores": python_peer(_NFSTREAM, capture, None),
             "dpkt": python_peer(_DPKT, capture, arguments.core),
             "tshark": tshark(capture, arguments.core, packets),
             "streamspec again": streamspec(capture, arguments.core, arguments.repeat, folder),
@@ -143,7 +144,7 @@ def main() -> None:
             print(json.dumps({"program": name, **result}))
         else:
             shown = f"{rate / 1e6:6.2f} million packets/s" if rate else f"not run: {result['not_run']}"
-            print(f"{name:16s} {shown}  {json.dumps(result)}", flush=True)
+            print(f"{name:20s} {shown}  {json.dumps(result)}", flush=True)
 
 
 if __name__ == "__main__":
