@@ -138,3 +138,65 @@ def test_a_wrong_scenario_says_where(change: str, message: str) -> None:
 def test_an_unknown_scenario_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mixed"):
         load_scenario(str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize("arrivals", ["constant", "poisson"])
+def test_a_rate_in_bytes_is_met_whatever_the_content(arrivals: str) -> None:
+    rate = "rate: {bytes_per_second: 1 MB}"
+    for mix in ("{padding: 1}", "{dns: 1, http: 4}"):
+        text = SCENARIO.format(seconds=20, arrivals=arrivals, skew=0)
+        text = text.replace("rate: {messages_per_second: 2000}", rate).replace("{dns: 1, syslog: 3}", mix)
+        scenario = parse_scenario(text, "test")
+        pool = scenario_pool(scenario, marker_bytes=64, largest_bytes=1400, lines=False)
+        blocks = list(scenario_blocks(scenario, pool, marker_bytes=64))
+        sizes = np.concatenate([b.pool.lengths[b.messages] + 64 for b in blocks])
+        seconds = np.concatenate([b.times_ns for b in blocks]) / 1e9
+        assert sizes.sum() == pytest.approx(20e6, rel=0.001 if arrivals == "constant" else 0.03)
+        if arrivals == "constant":  # each gap is what the message before takes at that rate
+            np.testing.assert_allclose(np.diff(seconds), sizes[:-1] / 1e6, atol=2e-9)
+
+
+def test_fixed_bursts_are_on_and_off_and_keep_the_mean() -> None:
+    arrivals = "{process: bursts, on_seconds: 0.25, off_seconds: 0.75, off_share: 0.1, fixed: true}"
+    times, _, _ = _messages(SCENARIO.format(seconds=40, arrivals=arrivals, skew=0))
+    on = (times % 1_000_000_000) < 250_000_000
+    assert len(times) == pytest.approx(80_000, rel=0.02)
+    assert on.sum() / (~on).sum() == pytest.approx(0.25 / (0.75 * 0.1), rel=0.03)
+
+
+def test_a_day_starts_at_its_trough() -> None:
+    times, _, _ = _messages(SCENARIO.format(seconds=40, arrivals="{process: diurnal, amplitude: 0.8}", skew=0))
+    counts = np.bincount(times // 1_000_000_000, minlength=40)
+    assert counts[:2].mean() == pytest.approx(0.2 * 2000, rel=0.15)
+    assert counts[19:21].mean() == pytest.approx(1.8 * 2000, rel=0.05)
+
+
+def test_messages_of_a_kind_do_not_repeat_until_all_were_sent() -> None:
+    scenario = parse_scenario(SCENARIO.format(seconds=5, arrivals="poisson", skew=0), "test")
+    pool = scenario_pool(scenario, marker_bytes=0, largest_bytes=1400, lines=False)
+    messages = np.concatenate([b.messages for b in scenario_blocks(scenario, pool, marker_bytes=0)])
+    syslog = messages[messages >= 64]
+    for start in range(0, len(syslog) - 64, 64):
+        assert len(set(syslog[start : start + 64].tolist())) == 64
+
+
+@pytest.mark.slow
+def test_lines_have_no_line_ends_inside() -> None:
+    scenario = load_scenario("mixed")
+    pool = scenario_pool(scenario, marker_bytes=64, largest_bytes=1400, lines=True)
+    assert not np.isin(pool.pool.memory, (10, 13)).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", r"test:1:\d+: not YAML"),
+        ("name: a\nname: b\n", r"test:2:1: not YAML: key 'name' appears twice"),
+        ("name: a\n", r"test:1:1: Field required"),
+        ("- 5\n", r"test:1:1"),
+        ("", "test"),
+    ],
+)
+def test_what_is_no_scenario_says_where(text: str, message: str) -> None:
+    with pytest.raises(ScenarioError, match=message):
+        parse_scenario(text, "test")
