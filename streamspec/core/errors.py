@@ -89,7 +89,3 @@ class SinkError(StreamspecError):
     """A sink lost its destination for good; what it holds is not acknowledged."""
 
     exit_code = EXIT_UNAVAILABLE
-
-
-class FramingError(StreamspecError):
-    """A peer broke the framing of a stream; its connection is closed and counted."""

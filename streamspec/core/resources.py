@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,3 @@ class Allocation:
     nice: int = 0
     cores: frozenset[int] = field(default_factory=frozenset)
     batch: int = 16
-
-    def with_workers(self, workers: int) -> Allocation:
-        """The same allocation with another number of workers."""
-        return replace(self, workers=workers)

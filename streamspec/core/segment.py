@@ -19,7 +19,6 @@ MAX_STAGES = 16
 
 # -- states of a slot -------------------------------------------------------------------------
 FREE, OPEN, QUEUED, SENT, RUNNING, DONE, FAILED, SHED = range(8)
-STATE_NAMES = ("free", "open", "queued", "sent", "running", "done", "failed", "shed")
 
 # -- what the payload of a segment is ---------------------------------------------------------
 CONTENT_PACKETS = 0

@@ -21,14 +21,13 @@ class Accounts:
     Attributes:
         allocations: ``int64 (lanes, 3)``: workers, nice, batch, as outcomes state them.
         histograms: ``int64 (lanes, 2, buckets)``: latency and wait of delivered segments, nanoseconds.
-        shed, retries, errors: bounded reasons.
+        shed, retries: what was dropped by choice, by bounded reasons, and what was tried again.
     """
 
     def __init__(self, lanes: int) -> None:
         self.vector: Counts = np.zeros(kernels.ACCOUNTS, dtype=np.int64)
         self.listeners: list[OutcomeListener] = []
         self.shed = Tally()
-        self.errors = Tally()
         self.retries = 0
         self.set_lanes(lanes)
         self._rows: Rows = np.zeros(1024, dtype=OUTCOME)

@@ -101,7 +101,6 @@ class Dispatcher:
         self.delivery = Delivery(
             DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished
         )
-        self._lane_specs: Sequence[LaneSpec] = ()
         self.lanes: list[Lane] = []
         self.set_lanes(lanes)
         self.fleet = Fleet(arena, chain, self)
@@ -206,7 +205,6 @@ class Dispatcher:
         """Replace all lanes; what is queued is routed anew, workers are given out anew."""
         old = self.lanes
         waiting = np.concatenate([lane.pop_everything() for lane in old]) if old else self._held[:0]
-        self._lane_specs = tuple(specs)
         self.lanes = [
             Lane(spec.name, index, spec.allocation, urgency=spec.urgency, headers=self.arena.headers)
             for index, spec in enumerate(specs)
