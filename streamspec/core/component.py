@@ -28,9 +28,21 @@ class StageConfigBase(ComponentConfig):
 
     Attributes:
         needs_before: stage types of which each must stand somewhere before this one in the chain.
+        changes_payload: its result payload has another size than what it was given, which is worth predicting.
     """
 
     needs_before: ClassVar[tuple[str, ...]] = ()
+    changes_payload: ClassVar[bool] = False
+
+    @property
+    def cost_keys(self) -> tuple[str, ...]:
+        """What the cost of each variant is learned under; one for a stage without variants."""
+        return (str(getattr(self, "type", "stage")),)
+
+    @property
+    def default_variant(self) -> int:
+        """Index into :attr:`cost_keys` of the variant that runs unless another is chosen."""
+        return 0
 
     def build(self) -> Stage:
         """The stage, in a worker process. Heavy imports belong here or in the stage's ``open``."""

@@ -26,6 +26,12 @@ OUTCOME = np.dtype(
         ("packets", "<u4"),
         ("length", "<u4"),  # payload bytes in
         ("bytes_out", "<u4"),  # result payload and records
+        ("payload_bytes_out", "<u4"),  # result payload alone
+        ("profiled", "u1"),  # 1: `features` were filled, so it can be learned from
+        ("model_version", "<u4"),  # snapshot that predicted it; 0 before the first
+        ("host_load", "<f4"),  # share of the usable cores busy when it was predicted
+        ("predicted_ns", "<f4"),  # useful time predicted of the whole chain; 0: not predicted
+        ("predicted_upper_ns", "<f4"),  # its pessimistic bound
         ("arrival_ns", "<i8"),  # monotonic
         ("wait_ns", "<i8"),  # from arrival to the start of the first stage
         ("service_ns", "<i8"),  # wall time in the stage chain

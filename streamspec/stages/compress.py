@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,8 @@ Compressor = Callable[[memoryview], bytes]
 
 class CompressConfig(StageConfigBase):
     """Compress the payload."""
+
+    changes_payload: ClassVar[bool] = True
 
     type: Literal["compress"] = Field(description="The payload becomes one compressed frame.")
     codec: Literal["zstd", "lz4"] = Field(default="zstd", description="`zstd`: smaller; `lz4`: several times faster.")
@@ -62,6 +64,11 @@ class CompressConfig(StageConfigBase):
     def choices(self) -> tuple[int, ...]:
         """The levels, by variant."""
         return self.levels or (DEFAULT_LEVEL[self.codec] if self.level is None else self.level,)
+
+    @property
+    def cost_keys(self) -> tuple[str, ...]:
+        """``compress:CODEC:LEVEL`` by variant."""
+        return tuple(f"compress:{self.codec}:{level}" for level in self.choices)
 
     @property
     def default_variant(self) -> int:
