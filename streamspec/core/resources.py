@@ -24,9 +24,15 @@ class Allocation:
         nice: nice level of those workers, -20 (urgent) to 19.
         cores: CPU numbers they may use; empty means all that the process may use.
         batch: most segments handed to a worker in one message, 1 to 256.
+        bytes_per_second: egress bandwidth; 0 means no limit of its own.
+        cache_bytes: caches of the lane's workers together; 0 leaves them as configured.
+        gpu_memory_bytes: GPU memory of the lane's workers together; 0 means none is set aside.
     """
 
     workers: int = 1
     nice: int = 0
     cores: frozenset[int] = field(default_factory=frozenset)
     batch: int = 16
+    bytes_per_second: float = 0.0
+    cache_bytes: int = 0
+    gpu_memory_bytes: int = 0
