@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
@@ -18,17 +18,23 @@ from streamspec.config import ServiceConfig, load_config
 from streamspec.core.clock import SystemClock
 from streamspec.core.component import SinkConfigBase, SourceConfigBase
 from streamspec.core.errors import EXIT_OK, InternalError, StreamspecError
+from streamspec.core.features import TYPE_CODES
 from streamspec.core.interfaces import ClosableSource, Reducer, Source
+from streamspec.core.prediction import variant_stage
 from streamspec.core.resources import Allocation
 from streamspec.core.segment import CONTENT_MESSAGES, CONTENT_PACKETS
 from streamspec.engine.arena import Arena
 from streamspec.engine.delivery import SinkRunner
 from streamspec.engine.dispatcher import Dispatcher, LaneSpec, Limits
 from streamspec.engine.fleet import ChainSpec
+from streamspec.engine.foresight import Foresight
 from streamspec.engine.intake import EngineIntake
 from streamspec.engine.router import NO_LIMIT, LaneRule
 from streamspec.stages.chain import FACTORY
 from streamspec.telemetry.logging import configure_logging
+
+if TYPE_CHECKING:
+    from streamspec.profiler.profiler import Profiler
 
 _log = structlog.get_logger("streamspec.app")
 
@@ -71,8 +77,11 @@ class Service:
         self.started_ns = time.monotonic_ns()
         engine = self.config.engine
         layout = engine.layout
+        arena = Arena(layout, Arena.slots_within(layout, engine.arena_bytes))
+        self.profiler = self.config.profiler.build() if self.config.stages else None
+        self.foresight = None if self.profiler is None else build_foresight(self.config, arena, self.profiler)
         self.dispatcher = Dispatcher(
-            Arena(layout, Arena.slots_within(layout, engine.arena_bytes)),
+            arena,
             self._lane_specs(self.config, ()),
             chain_spec(self.config),
             reducers=build_reducers(self.config),
@@ -80,6 +89,7 @@ class Service:
             limits=_limits(self.config),
             failed=self.fail,
             clock=SystemClock(),
+            foresight=self.foresight,
         )
 
     # -- life ---------------------------------------------------------------------------------
@@ -205,6 +215,8 @@ class Service:
     async def _open_source(self, name: str, config: SourceConfigBase) -> RunningSource:
         source = config.build(name)
         intake = self.dispatcher.add_source(name, source)
+        if self.profiler is not None and config.content_type is not None:
+            self.profiler.declare(intake.source, TYPE_CODES[config.content_type])
         running = RunningSource(config, source, intake)
         try:
             await source.open(intake)
@@ -385,6 +397,13 @@ class Service:
 def chain_spec(config: ServiceConfig) -> ChainSpec:
     """What workers need to build the configured stages."""
     return ChainSpec(FACTORY, [stage.model_dump(mode="json") for stage in config.stages])
+
+
+def build_foresight(config: ServiceConfig, arena: Arena, profiler: Profiler) -> Foresight:
+    """Looks into the segments of the configured chain."""
+    stage = variant_stage(config.stages)
+    variants = len(config.stages[stage].cost_keys) if stage >= 0 else 0
+    return Foresight(arena, profiler, variant_stage=stage, variants=variants)
 
 
 def build_reducers(config: ServiceConfig) -> Mapping[int, Reducer]:

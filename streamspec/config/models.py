@@ -18,6 +18,7 @@ from streamspec.core.component import ComponentConfig
 from streamspec.core.segment import MAX_STAGES, SlotLayout
 from streamspec.core.units import Bytes, Seconds
 from streamspec.engine.arena import Arena
+from streamspec.profiler.config import ProfilerConfig
 from streamspec.sinks.registry import SinkConfig
 from streamspec.sources.registry import SourceConfig
 from streamspec.stages.registry import StageConfig
@@ -248,6 +249,7 @@ class ServiceConfig(ComponentConfig):
     dead_letter: SinkConfig | None = Field(
         default=None, description="Where segments go that failed for good; unset: they are counted and logged only."
     )
+    profiler: ProfilerConfig = Field(default=ProfilerConfig(), description="How closely segments are looked at.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Workers, memory, retries.")
     lanes: tuple[LaneConfig, ...] = Field(
         default=(),

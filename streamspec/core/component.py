@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from streamspec.core.features import TYPE_NAMES
 from streamspec.core.interfaces import Reducer, Sink, Source, Stage
 
 
@@ -17,6 +18,12 @@ class ComponentConfig(BaseModel):
 
 class SourceConfigBase(ComponentConfig):
     """A source's configuration; the field ``type`` of each subclass names it in YAML."""
+
+    content_type: Literal[TYPE_NAMES] | None = Field(  # type: ignore[valid-type]
+        default=None,
+        description="What its segments hold, if that is known, e.g. `json` or `tls`; unset: each is looked at. The "
+        "kind decides the predicted cost together with what is measured of the bytes.",
+    )
 
     def build(self, name: str) -> Source:
         """The source, not yet opened. ``name`` is its key under ``sources``."""

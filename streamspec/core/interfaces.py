@@ -239,6 +239,24 @@ class Sink(Protocol):
         """Flush and let go. Safe after a failed ``open``."""
 
 
+# -- learning ---------------------------------------------------------------------------------
+class SlotMemory(Protocol):
+    """Where the payloads of slots lie: an arena, or an intake."""
+
+    memory: Bytes
+    layout: SlotLayout
+
+    def offset(self, slot: int) -> int:
+        """Byte offset of the slot in :attr:`memory`."""
+
+
+class SegmentProfiler(Protocol):
+    """Looks into segments where they lie."""
+
+    def profile(self, slots_in: SlotMemory, headers: Rows, slots: Slots, out: npt.NDArray[np.float32]) -> None:
+        """Fill ``out``, shape ``(len(slots), FEATURE_COUNT)``, with the features of these slots."""
+
+
 # -- control ----------------------------------------------------------------------------------
 class Router(Protocol):
     """Says which lane each committed segment goes to."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from streamspec.core.interfaces import Counts, Rows, Slots
 from streamspec.core.outcome import OUTCOME
 from streamspec.core.tally import Tally
 from streamspec.engine import kernels
+from streamspec.engine.foresight import Foresight
 
 RECENT_OUTCOMES = 4096
 OutcomeListener = Callable[[Rows], None]
@@ -21,23 +22,33 @@ class Accounts:
     Attributes:
         allocations: ``int64 (lanes, 3)``: workers, nice, batch, as outcomes state them.
         histograms: ``int64 (lanes, 2, buckets)``: latency and wait of delivered segments, nanoseconds.
+        retired: ``int64 (2, buckets)``: the same of lanes that are no more.
         shed, retries: what was dropped by choice, by bounded reasons, and what was tried again.
+        foresight: what had been seen and predicted of segments; outcomes say it.
     """
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: Sequence[str], foresight: Foresight | None = None) -> None:
+        self.foresight = foresight
         self.vector: Counts = np.zeros(kernels.ACCOUNTS, dtype=np.int64)
         self.listeners: list[OutcomeListener] = []
         self.shed = Tally()
         self.retries = 0
+        self.retired: Counts = np.zeros((2, kernels.HISTOGRAM_BUCKETS), dtype=np.int64)
+        self._lanes: list[str] = []
         self.set_lanes(lanes)
         self._rows: Rows = np.zeros(1024, dtype=OUTCOME)
         self._recent: Rows = np.zeros(RECENT_OUTCOMES, dtype=OUTCOME)
         self._finished = 0
 
-    def set_lanes(self, lanes: int) -> None:
-        """Start the per-lane figures anew for another number of lanes."""
-        self.allocations: Counts = np.zeros((lanes, 3), dtype=np.int64)
-        self.histograms: Counts = np.zeros((lanes, 2, kernels.HISTOGRAM_BUCKETS), dtype=np.int64)
+    def set_lanes(self, names: Sequence[str]) -> None:
+        """Other lanes from now on; those that keep their name keep their histograms."""
+        self.allocations: Counts = np.zeros((len(names), 3), dtype=np.int64)
+        fresh = np.zeros((len(names), 2, kernels.HISTOGRAM_BUCKETS), dtype=np.int64)
+        for index, name in enumerate(self._lanes):
+            kept = fresh[names.index(name)] if name in names else self.retired
+            kept += self.histograms[index]
+        self.histograms: Counts = fresh
+        self._lanes = list(names)
 
     def finish(self, headers: Rows, slots: Slots, now_ns: int) -> None:
         """Account for slots that are finished, and tell the listeners. Rows are valid during the call."""
@@ -45,6 +56,8 @@ class Accounts:
             self._rows = np.zeros(2 * len(slots), dtype=OUTCOME)
         kernels.finish(headers, slots, now_ns, self.allocations, self._rows, self.histograms, self.vector)
         rows = self._rows[: len(slots)]
+        if self.foresight is not None:
+            self.foresight.note(headers, slots, rows)
         kernels.keep_recent(self._recent, self._finished, rows)
         self._finished += len(slots)
         for listener in self.listeners:
@@ -98,7 +111,7 @@ class Accounts:
 
     def latency_seconds(self, percentile: float, lane: int | None = None) -> float:
         """Percentile (0 to 100) of latency from arrival to delivery, within 6 %; NaN without data."""
-        histogram = self.histograms[:, 0].sum(axis=0) if lane is None else self.histograms[lane, 0]
+        histogram = self.retired[0] + self.histograms[:, 0].sum(axis=0) if lane is None else self.histograms[lane, 0]
         return percentile_ns(histogram, percentile) / 1e9
 
 

@@ -18,7 +18,8 @@ import structlog
 
 from streamspec.core.clock import SystemClock
 from streamspec.core.errors import StreamspecError
-from streamspec.core.interfaces import AcknowledgedSource, Bytes, Clock, Reducer, Router, Slots, Source
+from streamspec.core.interfaces import AcknowledgedSource, Bytes, Clock, Reducer, Rows, Slots, Source
+from streamspec.core.prediction import PREDICTION
 from streamspec.core.resources import Allocation
 from streamspec.core.segment import DONE, ERROR_KINDS, FAILED, QUEUED, RUNNING
 from streamspec.core.tally import Tally
@@ -28,10 +29,11 @@ from streamspec.engine.arena import Arena
 from streamspec.engine.deliveries import DeliveryView
 from streamspec.engine.delivery import Delivery
 from streamspec.engine.fleet import ChainSpec, Fleet, Worker
+from streamspec.engine.foresight import Foresight
 from streamspec.engine.intake import EngineIntake, Room
 from streamspec.engine.lane import Lane
 from streamspec.engine.order import OrderLines
-from streamspec.engine.router import LaneRule, StaticRouter
+from streamspec.engine.router import LaneRule, RuleRouter
 from streamspec.engine.warm import warm_kernels
 
 _log = structlog.get_logger("streamspec.dispatcher")
@@ -69,6 +71,7 @@ class Dispatcher:
         ordered: keep order per key at delivery.
         limits: retries, deaths, time.
         failed: called when the service cannot go on.
+        foresight: looks into segments and predicts their cost, on the same arena; None: nothing is predicted.
     """
 
     def __init__(
@@ -82,10 +85,15 @@ class Dispatcher:
         limits: Limits | None = None,
         failed: Callable[[StreamspecError], None],
         clock: Clock | None = None,
+        foresight: Foresight | None = None,
     ) -> None:
         self.arena = arena
         self.clock: Clock = clock or SystemClock()
         self.limits = limits or Limits()
+        self.foresight = foresight
+        self._predictions: Rows = (
+            np.zeros(arena.slots, dtype=PREDICTION) if foresight is None else foresight.predictions
+        )
         self.room = Room(arena.slots)
         self.source_names: list[str] = []
         self._sources: list[Source | None] = []
@@ -96,7 +104,7 @@ class Dispatcher:
         self._held = np.empty(arena.slots, dtype=np.int32)
         self._next_segment_id = 1
         self._paused = False
-        self.accounts = Accounts(len(lanes))
+        self.accounts = Accounts([spec.name for spec in lanes], foresight)
         self.stage_counts: dict[str, Tally] = {}
         self.delivery = Delivery(
             DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished
@@ -182,6 +190,8 @@ class Dispatcher:
         headers = self.arena.headers
         self._order.commit(slots, source, self._next_segment_id, self.clock.monotonic_ns(), self.accounts.vector)
         self._next_segment_id += len(slots)
+        if self.foresight is not None:
+            self.foresight.look(slots)
         self.router.route(headers, slots)
         for lane in self.lanes:
             lane.push(slots)
@@ -209,8 +219,8 @@ class Dispatcher:
             Lane(spec.name, index, spec.allocation, urgency=spec.urgency, headers=self.arena.headers)
             for index, spec in enumerate(specs)
         ]
-        self.accounts.set_lanes(len(specs))
-        self.router: Router = StaticRouter([spec.rule for spec in specs], self._key_of)
+        self.accounts.set_lanes([spec.name for spec in specs])
+        self.router = RuleRouter([spec.rule for spec in specs], self._key_of, self._predictions)
         if old:
             waiting = waiting[np.argsort(self.arena.headers["segment_id"][waiting], kind="stable")]
             self._reroute_held()
@@ -294,6 +304,8 @@ class Dispatcher:
                 return
             share = -(-len(lane) // len(lane.workers))
             slots = lane.pop(min(batch, share), worker.index, now_ns)
+            if self.foresight is not None:
+                self.foresight.choose_variants(slots)
             if not worker.send(slots.data):
                 self._take_back(lane, slots)
                 return

@@ -50,7 +50,7 @@ class EngineIntake:
         arena = dispatcher.arena
         self._dispatcher = dispatcher
         self._arena = arena
-        self._source = source
+        self.source = source
         self._can_wait = can_wait
         self.layout = arena.layout
         self.memory = arena.memory
@@ -89,7 +89,7 @@ class EngineIntake:
         row["meta_bytes"] = max(len(stored) - len(key), 0)
 
     def commit(self, slots: Sequence[int] | Slots) -> None:
-        self._dispatcher.commit(self._source, np.asarray(slots, dtype=np.int32))
+        self._dispatcher.commit(self.source, np.asarray(slots, dtype=np.int32))
 
     def release(self, slot: int) -> None:
         self._arena.release(slot)

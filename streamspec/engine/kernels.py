@@ -253,6 +253,7 @@ LANE_RULE = np.dtype(
         ("content", "<i4"),  # -1 = both
         ("min_bytes", "<i8"),
         ("max_bytes", "<i8"),
+        ("max_work_ns", "<f8"),  # predicted, inclusive
         ("any_source", "u1"),
         ("has_keys", "u1"),  # decided in Python: the rule's column of ``key_matches`` counts
         ("reserved", "u1", (6,)),
@@ -262,9 +263,9 @@ LANE_RULE = np.dtype(
 
 
 @kernel
-def route(headers: Rows, slots: Slots, rules: Rows, sources: Bytes, key_matches: Bytes) -> None:
+def route(headers: Rows, slots: Slots, rules: Rows, sources: Bytes, key_matches: Bytes, predictions: Rows) -> None:
     """Write the column ``lane`` by the first rule that fits. ``sources`` is ``uint8 (rules, sources)``,
-    ``key_matches`` ``uint8 (rules, slots given)``, both 1 where the rule accepts."""
+    ``key_matches`` ``uint8 (rules, slots given)``, both 1 where the rule accepts; ``predictions`` by slot."""
     for i in range(slots.shape[0]):
         row = headers[slots[i]]
         for r in range(rules.shape[0]):
@@ -272,6 +273,8 @@ def route(headers: Rows, slots: Slots, rules: Rows, sources: Bytes, key_matches:
             if rule.content >= 0 and rule.content != row.content:
                 continue
             if row.length < rule.min_bytes or row.length > rule.max_bytes:
+                continue
+            if predictions[slots[i]].work_ns > rule.max_work_ns:
                 continue
             if not rule.any_source and not sources[r, row.source]:
                 continue
@@ -381,6 +384,7 @@ def finish(
         out.latency_ns = now_ns - row.arrival_ns
         out.worker = 0
         out.bytes_out = 0
+        out.payload_bytes_out = 0
         out.wait_ns = 0
         out.service_ns = 0
         for stage in range(MAX_STAGES):
@@ -402,6 +406,7 @@ def finish(
             continue
         out.ending = DELIVERED
         out.bytes_out = row.payload_bytes + row.records_bytes
+        out.payload_bytes_out = row.payload_bytes
         accounts[DELIVERED_SEGMENTS] += 1
         accounts[DELIVERED_BYTES] += row.payload_bytes + row.records_bytes
         histograms[row.lane, 0, bucket_of(out.latency_ns)] += 1

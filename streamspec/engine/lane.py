@@ -9,6 +9,7 @@ import numpy as np
 from streamspec.core.interfaces import Bytes, Rows, Slots
 from streamspec.core.resources import Allocation
 from streamspec.engine import kernels
+from streamspec.engine.foresight_kernels import queued_work
 
 if TYPE_CHECKING:
     from streamspec.engine.fleet import Worker
@@ -62,6 +63,11 @@ class Lane:
     def shed_oldest(self, may_shed: Bytes) -> int:
         """Remove the oldest queued slot whose source cannot wait; -1 when there is none."""
         return kernels.shed_oldest(self._ring, self._marks, self._headers, may_shed)
+
+    def queued_work_ns(self, predictions: Rows, variant_stage: int) -> tuple[float, float]:
+        """Predicted useful time of everything queued, expected and pessimistic, in nanoseconds.
+        ``predictions``: ``PREDICTION`` rows by slot; ``variant_stage``: the stage with variants, or -1."""
+        return queued_work(self._ring, self._marks, self._headers, predictions, variant_stage)
 
     def oldest_queued_ns(self) -> int:
         """Monotonic time at which the first in the queue entered it; 0 when it is empty."""

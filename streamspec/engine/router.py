@@ -1,7 +1,8 @@
-"""The static router: the first lane whose conditions all hold takes the segment."""
+"""The router: the first lane whose conditions all hold takes the segment. One of them is the predicted cost."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class LaneRule:
         min_bytes, max_bytes: payload range, both inclusive.
         keys: prefixes of the stream key.
         content: CONTENT_*, or -1 for all.
+        max_work_ns: predicted cost, inclusive; what is not predicted costs 0.
     """
 
     lane: int
@@ -31,17 +33,20 @@ class LaneRule:
     max_bytes: int = int(NO_LIMIT)
     keys: tuple[bytes, ...] = ()
     content: int = -1
+    max_work_ns: float = math.inf
 
 
-class StaticRouter:
-    """Implements ``Router`` from the configuration alone.
+class RuleRouter:
+    """Implements ``Router``.
 
     Args:
         rules: in order; a segment that none takes goes to lane 0.
         key_of: stream key of a slot; called only when a rule names keys.
+        predictions: ``PREDICTION`` rows by slot.
     """
 
-    def __init__(self, rules: Sequence[LaneRule], key_of: Callable[[int], bytes]) -> None:
+    def __init__(self, rules: Sequence[LaneRule], key_of: Callable[[int], bytes], predictions: Rows) -> None:
+        self._predictions = predictions
         self._keys = [rule.keys for rule in rules]
         self._any_keys = any(self._keys)
         self._key_of = key_of
@@ -52,11 +57,16 @@ class StaticRouter:
             row["lane"] = rule.lane
             row["content"] = rule.content
             row["min_bytes"], row["max_bytes"] = rule.min_bytes, rule.max_bytes
+            row["max_work_ns"] = rule.max_work_ns
             row["any_source"] = not rule.sources
             row["has_keys"] = bool(rule.keys)
             accepted[list(rule.sources)] = 1
         self._no_keys: Bytes = np.zeros((1, 1), dtype=np.uint8)
         self._single = len(rules) == 1 and rules[0] == LaneRule(lane=0)
+
+    def cut(self, lane: int, max_work_ns: float) -> None:
+        """Let a lane take segments of up to that predicted cost from now on."""
+        self._rules["max_work_ns"][self._rules["lane"] == lane] = max_work_ns
 
     def route(self, headers: Rows, slots: Slots) -> None:
         """Write the column ``lane``; headers come with lane 0."""
@@ -64,7 +74,7 @@ class StaticRouter:
             headers["lane"][slots] = 0
             return
         matches = self._match_keys(slots) if self._any_keys else self._no_keys
-        kernels.route(headers, slots, self._rules, self._sources, matches)
+        kernels.route(headers, slots, self._rules, self._sources, matches, self._predictions)
 
     def _match_keys(self, slots: Slots) -> Bytes:
         keys = [self._key_of(int(slot)) for slot in slots]

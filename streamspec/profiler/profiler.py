@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from streamspec.core.features import FEATURE_COUNT, INFER_TYPE, MAX_PATTERN_GROUPS
-from streamspec.core.interfaces import Bytes, Counts, Rows, Slots
-from streamspec.core.segment import PACKET, SlotLayout
+from streamspec.core.interfaces import Bytes, Counts, Rows, SlotMemory, Slots
+from streamspec.core.segment import PACKET
 from streamspec.profiler.kernels import NO_LINK, NO_TABLE, Scratch, make_scratch, profile_batch, read_headers
 from streamspec.profiler.patterns import PatternCounter
 from streamspec.profiler.sampling_kernels import DEFAULT_SAMPLE_BYTES
@@ -21,16 +20,6 @@ Features = npt.NDArray[np.float32]
 
 _ROWS = 6  # starts, lengths, packet counts, table starts, link types, declared types
 _ALIGNMENT = 64
-
-
-class SlotMemory(Protocol):
-    """What the profiler needs of an arena or an intake."""
-
-    memory: Bytes
-    layout: SlotLayout
-
-    def offset(self, slot: int) -> int:
-        """Byte offset of the slot in :attr:`memory`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +59,21 @@ class Profiler:
         patterns: PatternCounter | None = None,
     ) -> None:
         self.sample_bytes = sample_bytes
-        self._declared = np.full(max(declared, default=-1) + 1 if declared else 0, INFER_TYPE, dtype=np.int64)
+        self._declared = np.zeros(0, dtype=np.int64)
         for source, code in (declared or {}).items():
-            self._declared[source] = code
+            self.declare(source, code)
         self._patterns = patterns
         self.pattern_names = patterns.names if patterns else ()
         self._threads = threading.local()
         self.profile_contents([Content(b"")])  # loads the kernels now rather than in front of the first segment
+
+    def declare(self, source: int, code: int) -> None:
+        """Take segments of that source as of this type (an index into ``TYPE_NAMES``) from now on; ``INFER_TYPE``
+        goes back to looking."""
+        missing = source + 1 - len(self._declared)
+        if missing > 0:
+            self._declared = np.concatenate([self._declared, np.full(missing, INFER_TYPE, dtype=np.int64)])
+        self._declared[source] = code
 
     def profile(self, slots_in: SlotMemory, headers: Rows, slots: Slots, out: Features) -> None:
         """Fill ``out`` (``float32``, shape ``(len(slots), FEATURE_COUNT)``) with the features of these slots.

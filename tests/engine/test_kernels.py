@@ -123,7 +123,7 @@ def test_an_outcome_states_what_the_segment_cost() -> None:
     headers["useful_ns"][0, :2] = (11, 22)
     headers["state"][1] = FAILED
     headers["error_kind"][1] = 1
-    accounts = Accounts(1)
+    accounts = Accounts(["one"])
     accounts.allocations[0] = (2, 5, 16)
     seen = []
     accounts.listeners.append(lambda rows: seen.append(rows.copy()))
@@ -159,7 +159,7 @@ def test_held_slots_come_in_order_of_segment() -> None:
 def test_the_last_outcomes_are_kept_in_order() -> None:
     headers = np.zeros(100, dtype=HEADER)
     headers["state"] = DONE
-    accounts = Accounts(1)
+    accounts = Accounts(["one"])
     for start in range(0, 2 * RECENT_OUTCOMES + 300, 100):
         headers["segment_id"] = np.arange(start, start + 100)
         accounts.finish(headers, np.arange(100, dtype=np.int32), 1)

@@ -1,20 +1,23 @@
-"""Static routing: the first lane whose conditions all hold."""
+"""Routing: the first lane whose conditions all hold."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from streamspec.core.prediction import PREDICTION
 from streamspec.core.segment import HEADER
-from streamspec.engine.router import LaneRule, StaticRouter
+from streamspec.engine.router import LaneRule, RuleRouter
 
 
-def _route(rules: list[LaneRule], **columns: list[int]) -> list[int]:
+def _route(rules: list[LaneRule], work_ns: list[float] | None = None, **columns: list[int]) -> list[int]:
     count = len(next(iter(columns.values())))
     headers = np.zeros(count, dtype=HEADER)
     for name, values in columns.items():
         headers[name] = values
     keys = [b"web:%d" % i if i % 2 else b"db:%d" % i for i in range(count)]
-    StaticRouter(rules, keys.__getitem__).route(headers, np.arange(count, dtype=np.int32))
+    predictions = np.zeros(count, dtype=PREDICTION)
+    predictions["work_ns"] = work_ns or [0.0] * count
+    RuleRouter(rules, keys.__getitem__, predictions).route(headers, np.arange(count, dtype=np.int32))
     return [int(lane) for lane in headers["lane"]]
 
 
@@ -35,3 +38,20 @@ def test_key_prefixes() -> None:
 
 def test_one_lane_takes_everything() -> None:
     assert _route([LaneRule(0)], length=[1, 2], lane=[3, 4]) == [0, 0]
+
+
+def test_predicted_cost_is_one_of_the_conditions() -> None:
+    rules = [LaneRule(0, sources=frozenset({1})), LaneRule(1, max_work_ns=1e6), LaneRule(2)]
+    assert _route(rules, [5e6, 1e6, 1e6 + 1, 0.0], source=[1, 0, 0, 0]) == [0, 1, 2, 1]
+
+
+def test_the_cut_moves_while_the_stream_runs() -> None:
+    headers, slots = np.zeros(1, dtype=HEADER), np.zeros(1, dtype=np.int32)
+    predictions = np.zeros(1, dtype=PREDICTION)
+    predictions["work_ns"] = 2e6
+    router = RuleRouter([LaneRule(0, max_work_ns=1e6), LaneRule(1)], lambda slot: b"", predictions)
+    router.route(headers, slots)
+    assert headers["lane"][0] == 1
+    router.cut(0, 3e6)
+    router.route(headers, slots)
+    assert headers["lane"][0] == 0

@@ -1,0 +1,92 @@
+"""What is known of a segment before it runs: its features, and what they say it will cost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamspec.core.features import FEATURE_COUNT
+from streamspec.core.interfaces import Counts, Rows, SegmentProfiler, Slots
+from streamspec.core.prediction import PREDICTION, Features, Predictor
+from streamspec.engine import foresight_kernels as kernels
+from streamspec.engine.arena import Arena
+
+
+class Foresight:
+    """Profiles segments as they are committed and predicts their cost, a batch at a time.
+
+    Args:
+        arena: whose slots these are.
+        profiler: looks into segments.
+        predictor: the first model; :attr:`predictor` is exchanged for newer snapshots while the stream runs.
+        variant_stage, variants: index of the stage whose variants are predicted, and how many it has; -1, 0 for none.
+
+    Attributes:
+        price_ns: what a byte of output costs in nanoseconds of CPU time; None leaves every stage its default variant.
+        features: ``float32 (slots, FEATURE_COUNT)``, by slot.
+        predictions: ``PREDICTION`` rows by slot.
+        looks: ``LOOK`` rows by slot: which snapshot saw it, and how busy the host was.
+        arrivals: ``float64 (COST_BINS, 2)``: segments and predicted nanoseconds that arrived, by predicted cost.
+        types: ``int64 (types,)``: segments by inferred type.
+        host_load: share of the usable cores that is busy, as the monitor last said.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        profiler: SegmentProfiler,
+        predictor: Predictor | None = None,
+        *,
+        variant_stage: int = -1,
+        variants: int = 0,
+    ) -> None:
+        self.profiler = profiler
+        self.predictor = predictor
+        self.variant_stage = variant_stage
+        self.variants = variants
+        self.price_ns: float | None = None
+        self.host_load = 0.0
+        self.features: Features = np.zeros((arena.slots, FEATURE_COUNT), dtype=np.float32)
+        self.predictions: Rows = np.zeros(arena.slots, dtype=PREDICTION)
+        self.looks: Rows = np.zeros(arena.slots, dtype=kernels.LOOK)
+        self.arrivals = np.zeros((kernels.COST_BINS, 2), dtype=np.float64)
+        self.types: Counts = np.zeros(kernels.TYPES, dtype=np.int64)
+        self._arena = arena
+        self._rows: Rows = np.zeros(256, dtype=PREDICTION)
+        self._columns: Features = np.zeros((256, FEATURE_COUNT), dtype=np.float32)
+
+    def look(self, slots: Slots) -> None:
+        """Profile and predict committed segments."""
+        count = len(slots)
+        if count > len(self._rows):
+            self._rows = np.zeros(2 * count, dtype=PREDICTION)
+            self._columns = np.zeros((2 * count, FEATURE_COUNT), dtype=np.float32)
+        features, rows = self._columns[:count], self._rows[:count]
+        self.profiler.profile(self._arena, self._arena.headers, slots, features)
+        version = 0
+        if self.predictor is not None:
+            self.predictor.predict(features, self.host_load, rows)
+            version = self.predictor.version
+        else:
+            rows.view(np.uint8)[:] = 0
+        kernels.keep(
+            slots,
+            features,
+            rows,
+            version,
+            self.host_load,
+            self.features,
+            self.predictions,
+            self.looks,
+            self.arrivals,
+            self.types,
+        )
+
+    def choose_variants(self, slots: Slots) -> None:
+        """Give segments that go to a worker the variant that is cheapest at the present price."""
+        if self.price_ns is not None and self.variant_stage >= 0:
+            headers, predictions = self._arena.headers, self.predictions
+            kernels.choose_variants(headers, slots, predictions, self.variant_stage, self.variants, self.price_ns)
+
+    def note(self, headers: Rows, slots: Slots, outcomes: Rows) -> None:
+        """Write into the outcomes of finished slots what had been seen and predicted of them."""
+        kernels.note(headers, slots, self.features, self.predictions, self.looks, self.variant_stage, outcomes)

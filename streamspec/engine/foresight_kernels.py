@@ -1,0 +1,134 @@
+"""Compiled bookkeeping of predictions, a batch of slots at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamspec.core.features import FEATURE_INDEX, TYPE_NAMES
+from streamspec.core.interfaces import Counts, Rows, Slots
+from streamspec.core.jit import kernel
+from streamspec.core.prediction import Features
+
+Floats = npt.NDArray[np.float64]
+
+COST_BINS_PER_OCTAVE = 4
+COST_BINS = 40 * COST_BINS_PER_OCTAVE
+"""Predicted cost in bins of a quarter power of two, from 1 ns up to 18 minutes."""
+TYPES = len(TYPE_NAMES)
+_TYPE_COLUMN = FEATURE_INDEX["type_code"]
+
+LOOK = np.dtype([("version", "<u4"), ("host_load", "<f4"), ("profiled", "u1")], align=True)
+"""How a segment was looked at: the model's snapshot, the host's load, and whether its features are filled."""
+
+
+@kernel
+def cost_bin(work_ns: float) -> int:
+    """Bin of a predicted cost; bin ``b`` begins at ``2 ** (b / COST_BINS_PER_OCTAVE)`` nanoseconds."""
+    if not work_ns > 1.0:
+        return 0
+    return min(int(math.log2(work_ns) * COST_BINS_PER_OCTAVE), COST_BINS - 1)
+
+
+@kernel
+def keep(
+    slots: Slots,
+    features: Features,
+    rows: Rows,
+    version: int,
+    host_load: float,
+    all_features: Features,
+    all_rows: Rows,
+    looks: Rows,
+    arrivals: Floats,
+    types: Counts,
+) -> None:
+    """Store what was seen and predicted of a batch under its slots, and count it by cost and by type."""
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        all_features[slot] = features[i]
+        all_rows[slot] = rows[i]
+        looks[slot].version = version
+        looks[slot].host_load = host_load
+        looks[slot].profiled = 1
+        work_ns = float(rows[i].work_ns)
+        place = cost_bin(work_ns)
+        arrivals[place, 0] += 1
+        arrivals[place, 1] += work_ns
+        kind = int(features[i, _TYPE_COLUMN])
+        if 0 <= kind < types.shape[0]:
+            types[kind] += 1
+
+
+@kernel
+def expected_work(row: Any, variant: int) -> float:
+    """Predicted nanoseconds of one ``PREDICTION`` row in the variant chosen, -1 for the default one."""
+    if 0 <= variant < row.variant_work_ns.shape[0] and row.variant_work_ns[variant] > 0:
+        return float(row.variant_work_ns[variant])
+    return float(row.work_ns)
+
+
+@kernel
+def queued_work(ring: Slots, marks: Counts, headers: Rows, predictions: Rows, stage: int) -> tuple[float, float]:
+    """Predicted nanoseconds of everything in a lane's queue, expected and pessimistic. ``stage`` has the variants,
+    -1 for none."""
+    mask = ring.shape[0] - 1
+    total = 0.0
+    upper = 0.0
+    for i in range(marks[1]):
+        slot = ring[(marks[0] + i) & mask]
+        row = predictions[slot]
+        variant = headers[slot].variant[stage] if stage >= 0 else -1
+        work = expected_work(row, variant)
+        total += work
+        upper += work * (row.upper_ns / row.work_ns) if row.work_ns > 0 else 0.0
+    return total, upper
+
+
+@kernel
+def choose_variants(headers: Rows, slots: Slots, predictions: Rows, stage: int, count: int, price_ns: float) -> None:
+    """Give each segment the variant with the smallest ``work + bytes_out * price``.
+
+    Args:
+        headers, slots: whose column ``variant[stage]`` is written.
+        predictions: by slot; a variant without a prediction is not chosen.
+        stage, count: which stage, and how many variants it has.
+        price_ns: what a byte of output costs, in nanoseconds of CPU time.
+    """
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        row = predictions[slot]
+        best = -1
+        best_cost = 0.0
+        for variant in range(count):
+            if not row.variant_work_ns[variant] > 0:
+                continue
+            cost = row.variant_work_ns[variant] + row.variant_ratio[variant] * headers[slot].length * price_ns
+            if best < 0 or cost < best_cost:
+                best = variant
+                best_cost = cost
+        headers[slot].variant[stage] = best
+
+
+@kernel
+def note(
+    headers: Rows, slots: Slots, features: Features, predictions: Rows, looks: Rows, stage: int, outcomes: Rows
+) -> None:
+    """Write into outcomes what had been seen and predicted of their slots."""
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        out = outcomes[i]
+        look = looks[slot]
+        out.profiled = look.profiled
+        out.model_version = look.version
+        out.host_load = look.host_load
+        row = predictions[slot]
+        expected = expected_work(row, headers[slot].variant[stage] if stage >= 0 else -1)
+        out.predicted_ns = expected
+        out.predicted_upper_ns = expected * (row.upper_ns / row.work_ns) if row.work_ns > 0 else 0.0
+        for column in range(features.shape[1]):
+            out.features[column] = features[slot, column]
+        look.profiled = 0

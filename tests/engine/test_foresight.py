@@ -1,0 +1,117 @@
+"""What is seen and predicted of segments, from commit to outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamspec.core.features import FEATURE_INDEX
+from streamspec.core.interfaces import Rows, SlotMemory, Slots
+from streamspec.core.outcome import OUTCOME
+from streamspec.core.prediction import Features
+from streamspec.core.segment import SlotLayout
+from streamspec.engine import foresight_kernels as kernels
+from streamspec.engine.arena import Arena
+from streamspec.engine.foresight import Foresight
+
+
+class _LengthProfiler:
+    def profile(self, slots_in: SlotMemory, headers: Rows, slots: Slots, out: Features) -> None:
+        out[:] = 0
+        out[:, FEATURE_INDEX["length_bytes"]] = headers["length"][slots]
+        out[:, FEATURE_INDEX["type_code"]] = 2
+
+
+@dataclass
+class _LinearPredictor:
+    version: int = 7
+    coverage: float = 0.9
+
+    def predict(self, features: Features, host_load: float, out: Rows) -> None:
+        out["work_ns"] = 1000 * features[:, 0]
+        out["upper_ns"] = 1500 * features[:, 0]
+        out["variant_work_ns"][:, :3] = features[:, :1] * np.float32([500, 1000, 4000])
+        out["variant_ratio"][:, :3] = [0.8, 0.5, 0.3]
+
+
+@pytest.fixture
+def foresight() -> Iterator[Foresight]:
+    layout = SlotLayout(payload_bytes=64, packet_capacity=1, meta_bytes=256, output_bytes=64)
+    arena = Arena(layout, 8)
+    arena.headers["length"] = [10, 20, 30, 40, 0, 0, 0, 0]
+    arena.headers["variant"] = -1
+    made = Foresight(arena, _LengthProfiler(), _LinearPredictor(), variant_stage=1, variants=3)
+    yield made
+    arena.close()
+
+
+SLOTS = np.array([3, 1], dtype=np.int32)
+
+
+def test_a_batch_is_seen_and_predicted_under_its_slots(foresight: Foresight) -> None:
+    foresight.look(SLOTS)
+    assert foresight.predictions["work_ns"].tolist() == [0, 20_000, 0, 40_000, 0, 0, 0, 0]
+    assert foresight.arrivals[:, 0].sum() == 2
+    assert foresight.arrivals[kernels.cost_bin(40_000.0), 1] == 40_000
+    assert foresight.types[2] == 2
+
+
+def test_outcomes_say_what_was_predicted_for_the_variant_that_ran(foresight: Foresight) -> None:
+    foresight.host_load = 0.5
+    foresight.look(SLOTS)
+    headers = foresight._arena.headers
+    headers["variant"][1, 1] = 2
+    outcomes = np.zeros(2, dtype=OUTCOME)
+    foresight.note(headers, SLOTS, outcomes)
+    assert outcomes["predicted_ns"].tolist() == [40_000, 80_000]
+    assert outcomes["predicted_upper_ns"].tolist() == [60_000, 120_000]
+    assert outcomes["features"][:, 0].tolist() == [40, 20]
+    assert outcomes["model_version"].tolist() == [7, 7]
+    assert outcomes["host_load"].tolist() == [0.5, 0.5]
+    assert outcomes["profiled"].all()
+
+
+def test_a_slot_that_was_not_looked_at_again_is_not_learned_from_twice(foresight: Foresight) -> None:
+    foresight.look(SLOTS)
+    outcomes = np.zeros(2, dtype=OUTCOME)
+    foresight.note(foresight._arena.headers, SLOTS, outcomes)
+    foresight.note(foresight._arena.headers, SLOTS, outcomes)
+    assert not outcomes["profiled"].any()
+
+
+@pytest.mark.parametrize(("price_ns", "variant"), [(0.0, 0), (2000.0, 1), (100_000.0, 2)])
+def test_the_price_of_output_decides_the_variant(foresight: Foresight, price_ns: float, variant: int) -> None:
+    foresight.look(SLOTS)
+    foresight.price_ns = price_ns
+    foresight.choose_variants(SLOTS)
+    assert foresight._arena.headers["variant"][SLOTS, 1].tolist() == [variant, variant]
+
+
+def test_without_a_price_every_stage_keeps_its_default(foresight: Foresight) -> None:
+    foresight.look(SLOTS)
+    foresight.choose_variants(SLOTS)
+    assert (foresight._arena.headers["variant"] == -1).all()
+
+
+@given(st.floats(min_value=0, max_value=1e13, allow_nan=False))
+@settings(max_examples=100, deadline=None)
+def test_a_cost_lies_in_its_bin(work_ns: float) -> None:
+    place = kernels.cost_bin(work_ns)
+    assert 0 <= place < kernels.COST_BINS
+    if 1 < work_ns < 2.0 ** (kernels.COST_BINS / kernels.COST_BINS_PER_OCTAVE):
+        low = 2 ** (place / kernels.COST_BINS_PER_OCTAVE)
+        assert low * 0.999999 <= work_ns <= low * 2 ** (1 / kernels.COST_BINS_PER_OCTAVE) * 1.000001
+
+
+def test_the_work_of_a_queue_counts_the_chosen_variants(foresight: Foresight) -> None:
+    foresight.look(SLOTS)
+    headers = foresight._arena.headers
+    headers["variant"][3, 1] = 0
+    ring, marks = np.array([9, 3, 1, 9], dtype=np.int32), np.array([1, 2], dtype=np.int64)
+    total, upper = kernels.queued_work(ring, marks, headers, foresight.predictions, 1)
+    assert (total, upper) == (40_000 * 0.5 + 20_000, 1.5 * (40_000 * 0.5 + 20_000))
