@@ -72,6 +72,11 @@ class Accounts:
 
     # -- reading ------------------------------------------------------------------------------
     @property
+    def lane_names(self) -> Sequence[str]:
+        """Names of the present lanes, by index."""
+        return self._lanes
+
+    @property
     def received_segments(self) -> int:
         return int(self.vector[kernels.RECEIVED_SEGMENTS])
 
