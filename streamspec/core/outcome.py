@@ -35,6 +35,8 @@ OUTCOME = np.dtype(
         ("arrival_ns", "<i8"),  # monotonic
         ("wait_ns", "<i8"),  # from arrival to the start of the first stage
         ("service_ns", "<i8"),  # wall time in the stage chain
+        ("order_ns", "<i8"),  # finished, and waiting for an earlier segment of its key
+        ("sink_ns", "<i8"),  # in its turn, and waiting for the sinks
         ("latency_ns", "<i8"),  # from arrival until every sink had it
         ("useful_ns", "<i8", (MAX_STAGES,)),  # thread CPU time per stage
         ("variant", "<i2", (MAX_STAGES,)),

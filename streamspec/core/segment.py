@@ -86,7 +86,9 @@ HEADER = np.dtype(
         ("delta_bytes", "<u4"),  # encoded deltas for reducers, after the records
         ("error_bytes", "<u4"),  # UTF-8 error text, after the deltas
         ("useful_ns", "<i8", (MAX_STAGES,)),  # thread CPU time per stage
-        ("padding", "u1", (24,)),  # to five cache lines: rows of two workers share none
+        # the dispatcher's again, after the completion -----------------------
+        ("released_ns", "<i8"),  # monotonic clock, given to the sinks
+        ("padding", "u1", (16,)),  # to five cache lines: rows of two workers share none
     ],
     align=True,
 )

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 
 from streamspec.core.errors import SinkError, StreamspecError
-from streamspec.core.interfaces import DeliveryBatch, Reducer, Sink, Slots
+from streamspec.core.interfaces import Clock, DeliveryBatch, Reducer, Sink, Slots
 from streamspec.core.tally import Tally
 from streamspec.engine import kernels
 from streamspec.engine.deliveries import DeliveryView, RecordBatch, RecordDelivery, SlotBatch, SlotDelivery
@@ -138,10 +138,18 @@ class Delivery:
         view: makes deliveries of slots.
         reducers: by stage index.
         finished: called with slots that nothing holds any more.
+        clock: says when slots are released to the sinks.
     """
 
-    def __init__(self, view: DeliveryView, reducers: Mapping[int, Reducer], finished: Callable[[Slots], None]) -> None:
+    def __init__(
+        self,
+        view: DeliveryView,
+        reducers: Mapping[int, Reducer],
+        finished: Callable[[Slots], None],
+        clock: Clock,
+    ) -> None:
         self.view = view
+        self._clock = clock
         self._reducers = dict(reducers)
         self._finished = finished
         self.sinks: list[SinkRunner] = []
@@ -160,7 +168,8 @@ class Delivery:
     def deliver(self, ready: Slots) -> None:
         """Take slots in delivery order."""
         headers = self.view.arena.headers
-        good, bad, deltas = kernels.part(headers, ready, max(len(self.sinks), 1), self._good, self._bad)
+        sinks = max(len(self.sinks), 1)
+        good, bad, deltas = kernels.part(headers, ready, sinks, self._clock.monotonic_ns(), self._good, self._bad)
         if bad:
             self._bury(self._bad[:bad].copy())
         if not good:

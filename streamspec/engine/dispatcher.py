@@ -32,6 +32,7 @@ from streamspec.engine.fleet import ChainSpec, Fleet, Worker
 from streamspec.engine.foresight import Foresight
 from streamspec.engine.intake import EngineIntake, Room
 from streamspec.engine.lane import Lane
+from streamspec.engine.observer import Observer
 from streamspec.engine.order import OrderLines
 from streamspec.engine.router import LaneRule, RuleRouter
 from streamspec.engine.warm import warm_kernels
@@ -43,11 +44,12 @@ TICK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class LaneSpec:
-    """A lane as configured: its name, allocation, urgency and the rule that fills it."""
+    """A lane as wanted: its name, allocation, urgency, index of its traffic class and the rule that fills it."""
 
     name: str
     allocation: Allocation = field(default_factory=Allocation)
     urgency: int = 0
+    traffic: int = 0
     rule: LaneRule = field(default_factory=lambda: LaneRule(lane=0))
 
 
@@ -72,6 +74,7 @@ class Dispatcher:
         limits: retries, deaths, time.
         failed: called when the service cannot go on.
         foresight: looks into segments and predicts their cost, on the same arena; None: nothing is predicted.
+        observer: counts what arrives and finishes, for the controller.
     """
 
     def __init__(
@@ -86,14 +89,14 @@ class Dispatcher:
         failed: Callable[[StreamspecError], None],
         clock: Clock | None = None,
         foresight: Foresight | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.arena = arena
         self.clock: Clock = clock or SystemClock()
         self.limits = limits or Limits()
         self.foresight = foresight
-        self._predictions: Rows = (
-            np.zeros(arena.slots, dtype=PREDICTION) if foresight is None else foresight.predictions
-        )
+        self.observer = observer
+        self.predictions: Rows = np.zeros(arena.slots, dtype=PREDICTION) if foresight is None else foresight.predictions
         self.room = Room(arena.slots)
         self.source_names: list[str] = []
         self._sources: list[Source | None] = []
@@ -107,8 +110,10 @@ class Dispatcher:
         self.accounts = Accounts([spec.name for spec in lanes], foresight)
         self.stage_counts: dict[str, Tally] = {}
         self.delivery = Delivery(
-            DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished
+            DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished, self.clock
         )
+        if observer is not None:
+            self.accounts.listeners.append(observer.finished)
         self.lanes: list[Lane] = []
         self.set_lanes(lanes)
         self.fleet = Fleet(arena, chain, self)
@@ -123,6 +128,8 @@ class Dispatcher:
         """Start the fleet and return when it is warm."""
         self.fleet.resize(workers)
         warm_kernels()  # while the workers warm up
+        if self.observer is not None:
+            self.observer.warm()
         self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
         await self.fleet.wait_ready()
 
@@ -193,6 +200,8 @@ class Dispatcher:
         if self.foresight is not None:
             self.foresight.look(slots)
         self.router.route(headers, slots)
+        if self.observer is not None:
+            self.observer.arrived(headers, slots, self.predictions, self.clock.monotonic_ns())
         for lane in self.lanes:
             lane.push(slots)
         self._pump_all()
@@ -220,7 +229,9 @@ class Dispatcher:
             for index, spec in enumerate(specs)
         ]
         self.accounts.set_lanes([spec.name for spec in specs])
-        self.router = RuleRouter([spec.rule for spec in specs], self._key_of, self._predictions)
+        if self.observer is not None:
+            self.observer.set_lanes([spec.traffic for spec in specs], self.accounts.histograms)
+        self.router = RuleRouter([spec.rule for spec in specs], self._key_of, self.predictions)
         if old:
             waiting = waiting[np.argsort(self.arena.headers["segment_id"][waiting], kind="stable")]
             self._reroute_held()
@@ -262,6 +273,15 @@ class Dispatcher:
                 worker.set_cores(lane.allocation.cores)
             allocation = lane.allocation
             self.accounts.allocations[lane.index] = (len(lane.workers), allocation.nice, allocation.batch)
+        self._pump_all()
+
+    def pause(self) -> None:
+        """Give workers nothing new until :meth:`resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._paused = False
         self._pump_all()
 
     async def replace_chain(self, chain: ChainSpec, reducers: Mapping[int, Reducer]) -> None:

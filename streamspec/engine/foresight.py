@@ -25,7 +25,6 @@ class Foresight:
         features: ``float32 (slots, FEATURE_COUNT)``, by slot.
         predictions: ``PREDICTION`` rows by slot.
         looks: ``LOOK`` rows by slot: which snapshot saw it, and how busy the host was.
-        arrivals: ``float64 (COST_BINS, 2)``: segments and predicted nanoseconds that arrived, by predicted cost.
         types: ``int64 (types,)``: segments by inferred type.
         host_load: share of the usable cores that is busy, as the monitor last said.
     """
@@ -48,7 +47,6 @@ class Foresight:
         self.features: Features = np.zeros((arena.slots, FEATURE_COUNT), dtype=np.float32)
         self.predictions: Rows = np.zeros(arena.slots, dtype=PREDICTION)
         self.looks: Rows = np.zeros(arena.slots, dtype=kernels.LOOK)
-        self.arrivals = np.zeros((kernels.COST_BINS, 2), dtype=np.float64)
         self.types: Counts = np.zeros(kernels.TYPES, dtype=np.int64)
         self._arena = arena
         self._rows: Rows = np.zeros(256, dtype=PREDICTION)
@@ -77,7 +75,6 @@ class Foresight:
             self.features,
             self.predictions,
             self.looks,
-            self.arrivals,
             self.types,
         )
 

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from streamspec.core.features import FEATURE_INDEX, TYPE_NAMES
 from streamspec.core.interfaces import Counts, Rows, Slots
 from streamspec.core.jit import kernel
 from streamspec.core.prediction import Features
 
-Floats = npt.NDArray[np.float64]
-
-COST_BINS_PER_OCTAVE = 4
-COST_BINS = 40 * COST_BINS_PER_OCTAVE
-"""Predicted cost in bins of a quarter power of two, from 1 ns up to 18 minutes."""
 TYPES = len(TYPE_NAMES)
 _TYPE_COLUMN = FEATURE_INDEX["type_code"]
 
 LOOK = np.dtype([("version", "<u4"), ("host_load", "<f4"), ("profiled", "u1")], align=True)
 """How a segment was looked at: the model's snapshot, the host's load, and whether its features are filled."""
-
-
-@kernel
-def cost_bin(work_ns: float) -> int:
-    """Bin of a predicted cost; bin ``b`` begins at ``2 ** (b / COST_BINS_PER_OCTAVE)`` nanoseconds."""
-    if not work_ns > 1.0:
-        return 0
-    return min(int(math.log2(work_ns) * COST_BINS_PER_OCTAVE), COST_BINS - 1)
 
 
 @kernel
@@ -43,10 +28,9 @@ def keep(
     all_features: Features,
     all_rows: Rows,
     looks: Rows,
-    arrivals: Floats,
     types: Counts,
 ) -> None:
-    """Store what was seen and predicted of a batch under its slots, and count it by cost and by type."""
+    """Store what was seen and predicted of a batch under its slots, and count it by type."""
     for i in range(slots.shape[0]):
         slot = slots[i]
         all_features[slot] = features[i]
@@ -54,10 +38,6 @@ def keep(
         looks[slot].version = version
         looks[slot].host_load = host_load
         looks[slot].profiled = 1
-        work_ns = float(rows[i].work_ns)
-        place = cost_bin(work_ns)
-        arrivals[place, 0] += 1
-        arrivals[place, 1] += work_ns
         kind = int(features[i, _TYPE_COLUMN])
         if 0 <= kind < types.shape[0]:
             types[kind] += 1

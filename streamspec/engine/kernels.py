@@ -317,14 +317,15 @@ def overdue(headers: Rows, started_before_ns: int, out: Slots) -> int:
 
 # -- endings ----------------------------------------------------------------------------------
 @kernel
-def part(headers: Rows, slots: Slots, sinks: int, good: Slots, failed: Slots) -> tuple[int, int, int]:
-    """Part deliverable slots into results and failures, and note how many sinks each waits for.
-    Returns both counts and the number of results that carry deltas."""
+def part(headers: Rows, slots: Slots, sinks: int, now_ns: int, good: Slots, failed: Slots) -> tuple[int, int, int]:
+    """Part deliverable slots into results and failures, and note when they were released and how many sinks each
+    waits for. Returns both counts and the number of results that carry deltas."""
     good_count = 0
     failed_count = 0
     deltas = 0
     for i in range(slots.shape[0]):
         row = headers[slots[i]]
+        row.released_ns = now_ns
         if row.state == FAILED:
             row.pending = 1
             failed[failed_count] = slots[i]
@@ -336,6 +337,19 @@ def part(headers: Rows, slots: Slots, sinks: int, good: Slots, failed: Slots) ->
             if row.delta_bytes > 0:
                 deltas += 1
     return good_count, failed_count, deltas
+
+
+@kernel
+def sink_backlog(headers: Rows, now_ns: int) -> tuple[int, int]:
+    """Finished segments that sinks have not taken, and for how many nanoseconds the first of them has waited."""
+    count = 0
+    oldest_ns = now_ns
+    for slot in range(headers.shape[0]):
+        row = headers[slot]
+        if row.pending > 0 and row.holder == 0 and (row.state == DONE or row.state == FAILED):
+            count += 1
+            oldest_ns = min(oldest_ns, row.released_ns)
+    return count, now_ns - oldest_ns
 
 
 @kernel
@@ -387,6 +401,8 @@ def finish(
         out.payload_bytes_out = 0
         out.wait_ns = 0
         out.service_ns = 0
+        out.order_ns = 0
+        out.sink_ns = 0
         for stage in range(MAX_STAGES):
             out.variant[stage] = row.variant[stage]
         if row.state == SHED:
@@ -398,6 +414,8 @@ def finish(
         out.worker = row.worker
         out.wait_ns = row.started_ns - row.arrival_ns
         out.service_ns = row.finished_ns - row.started_ns
+        out.order_ns = max(row.released_ns - row.finished_ns, 0)
+        out.sink_ns = now_ns - row.released_ns
         for stage in range(MAX_STAGES):
             out.useful_ns[stage] = row.useful_ns[stage]
         if row.state == FAILED:

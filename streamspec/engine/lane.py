@@ -69,8 +69,8 @@ class Lane:
         ``predictions``: ``PREDICTION`` rows by slot; ``variant_stage``: the stage with variants, or -1."""
         return queued_work(self._ring, self._marks, self._headers, predictions, variant_stage)
 
-    def oldest_queued_ns(self) -> int:
-        """Monotonic time at which the first in the queue entered it; 0 when it is empty."""
+    def oldest_arrival_ns(self) -> int:
+        """Monotonic time at which the first in the queue arrived; 0 when it is empty."""
         if not self._marks[1]:
             return 0
-        return int(self._headers["queued_ns"][self._ring[self._marks[0]]])
+        return int(self._headers["arrival_ns"][self._ring[self._marks[0]]])

@@ -41,7 +41,8 @@ def warm_kernels() -> None:
     lane.pop(1, 1, 0)
     kernels.held_by(headers, 1, out)
     kernels.overdue(headers, 0, out)
-    kernels.part(headers, slots, 1, out, out.copy())
+    kernels.sink_backlog(headers, 0)
+    kernels.part(headers, slots, 1, 0, out, out.copy())
     kernels.drop_pending(headers, slots, out)
     accounts.finish(headers, slots, 0)
     _warm_foresight(headers, slots)
@@ -60,7 +61,6 @@ def _warm_foresight(headers: Rows, slots: Slots) -> None:
         np.zeros((2, FEATURE_COUNT), dtype=np.float32),
         predictions.copy(),
         np.zeros(2, dtype=foresight_kernels.LOOK),
-        np.zeros((foresight_kernels.COST_BINS, 2)),
         np.zeros(foresight_kernels.TYPES, dtype=np.int64),
     )
     foresight_kernels.note(

@@ -53,11 +53,13 @@ async def running(
     workers: int = 2,
     slots: int = 64,
     factory: str = "streamspec.testing.chains:obedient",
+    arena: Arena | None = None,
     **options: Any,
 ) -> AsyncIterator[Bench]:
     """A dispatcher on a small arena, with one sink and one dead letter."""
     errors: list[StreamspecError] = []
-    dispatcher = Dispatcher(Arena(LAYOUT, slots), lanes, ChainSpec(factory, []), failed=errors.append, **options)
+    arena = arena or Arena(LAYOUT, slots)
+    dispatcher = Dispatcher(arena, lanes, ChainSpec(factory, []), failed=errors.append, **options)
     delivery = dispatcher.delivery
     sink, dead = ListSink(), ListSink()
     delivery.sinks.append(SinkRunner("out", sink, delivery.view, delivery.written, errors.append))

@@ -1,0 +1,309 @@
+"""The observer: what arrived, what finished and what waits, as the ``Observation`` of one control period."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamspec.core.control import (
+    COST_BINS,
+    DEFAULT_TRAFFIC,
+    EVERYTHING,
+    CacheState,
+    CostHistogram,
+    HostState,
+    LaneState,
+    ModelHealth,
+    Objective,
+    Observation,
+    SinkState,
+    SpeedUp,
+    TrafficState,
+    VariantState,
+)
+from streamspec.core.interfaces import Counts, Rows, Slots
+from streamspec.core.prediction import PREDICTION
+from streamspec.engine import kernels
+from streamspec.engine import observer_kernels as columns
+from streamspec.engine.accounts import percentile_ns
+from streamspec.engine.observer_kernels import Floats
+
+if TYPE_CHECKING:
+    from streamspec.engine.dispatcher import Dispatcher
+    from streamspec.engine.lane import Lane
+
+SPEED_SAMPLE_SHARE = 0.2
+"""Weight of the newest sample of the speed-up curve."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A traffic class: the objective that its lanes are held to."""
+
+    name: str = DEFAULT_TRAFFIC
+    objective: Objective = field(default_factory=Objective)
+    urgency: int = 0
+
+
+class Observer:
+    """Counts for one dispatcher. Kernels fill arrays per batch; :meth:`observe` reads and empties them.
+
+    Args:
+        traffic: at least one class.
+        variants, variant_stage, default_variant: of the stage whose variants are predicted; 0 and -1 for none.
+    """
+
+    def __init__(
+        self, traffic: Sequence[Traffic], *, variants: int = 0, variant_stage: int = -1, default_variant: int = 0
+    ) -> None:
+        self.traffic = list(traffic)
+        self._variant_stage = variant_stage
+        self._default_variant = default_variant
+        count = len(self.traffic)
+        self._objectives_ns: Floats = np.array([t.objective.latency_seconds * 1e9 for t in self.traffic])
+        self._bins: Floats = np.zeros((count, COST_BINS, columns.BIN_COLUMNS))
+        self._tenths: Floats = np.zeros((count, columns.TENTHS))
+        self._keys: Floats = np.zeros((count, columns.KEY_BUCKETS))
+        self._waits: Floats = np.zeros((count, columns.WAIT_COLUMNS))
+        self._variants: Floats = np.zeros((variants, columns.VARIANT_COLUMNS))
+        self._model: Floats = np.zeros(columns.MODEL_COLUMNS)
+        self._speeds: list[float] = [0.0]
+        self._speed_samples: list[int] = [0]
+        self._waiting_before: set[int] = set()
+        self._since_ns = 0
+        self._shed = 0
+        self.set_lanes([0], np.zeros((1, 2, kernels.HISTOGRAM_BUCKETS), dtype=np.int64))
+
+    def set_lanes(self, traffic_of_lane: Sequence[int], histograms: Counts) -> None:
+        """Other lanes from now on, each with the index of its traffic class. ``histograms``: what the accounts
+        know of them so far, which is not of the window that begins."""
+        self._traffic_of_lane: Counts = np.array(traffic_of_lane, dtype=np.int64)
+        self._lanes: Floats = np.zeros((len(traffic_of_lane), columns.LANE_COLUMNS))
+        self._histograms: Counts = histograms.copy()
+        self._waiting_before = set()
+
+    # -- counting -----------------------------------------------------------------------------
+    def arrived(self, headers: Rows, slots: Slots, predictions: Rows, now_ns: int) -> None:
+        """Segments were routed."""
+        tenth = now_ns // 100_000_000 % columns.TENTHS
+        columns.arrived(
+            headers,
+            slots,
+            predictions,
+            self._traffic_of_lane,
+            tenth,
+            self._bins,
+            self._tenths,
+            self._keys,
+            self._lanes,
+            self._variants,
+            self._model,
+        )
+
+    def finished(self, outcomes: Rows) -> None:
+        """Segments are finished; a listener of the accounts."""
+        columns.finished(
+            outcomes,
+            self._traffic_of_lane,
+            self._objectives_ns,
+            self._variant_stage,
+            self._bins,
+            self._waits,
+            self._lanes,
+            self._variants,
+            self._model,
+        )
+
+    def warm(self) -> None:
+        """Compile or load the kernels."""
+        from streamspec.core.outcome import OUTCOME
+        from streamspec.core.segment import HEADER
+
+        nothing = np.zeros(0, dtype=np.int32)
+        self.arrived(np.zeros(1, dtype=HEADER), nothing, np.zeros(1, dtype=PREDICTION), 0)
+        self.finished(np.zeros(0, dtype=OUTCOME))
+
+    # -- reading ------------------------------------------------------------------------------
+    def observe(
+        self,
+        dispatcher: Dispatcher,
+        now_ns: int,
+        *,
+        objective: Objective,
+        usable_cores: int,
+        workers_ceiling: int,
+        cuts: Mapping[str, float],
+        changed_ns: Mapping[str, int],
+        host: HostState,
+        caches: tuple[CacheState, ...] = (),
+        targets: Mapping[str, float] | None = None,
+        price: float | None = None,
+        published_ns: int = 0,
+        started_ns: int = 0,
+        drift: bool = False,
+        trusted: bool = True,
+    ) -> Observation:
+        """Everything since the last call, as rates, and the present state; empties the window.
+
+        Args:
+            dispatcher: read, not changed.
+            cuts, changed_ns: by lane: its cut point, and when it last changed.
+            published_ns: when the predictor in use was published or confirmed last.
+        """
+        seconds = max((now_ns - self._since_ns) / 1e9, 1e-3) if self._since_ns else 1.0
+        self._since_ns = now_ns
+        lanes = tuple(self._lane(dispatcher, lane, now_ns, seconds, cuts, changed_ns) for lane in dispatcher.lanes)
+        self._learn_speed(dispatcher, seconds)
+        shed = sum(dispatcher.accounts.shed.counts.values())
+        arrived_work = float(self._bins[:, :, columns.ARRIVED_WORK].sum()) / 1e9 / seconds
+        observation = Observation(
+            now_seconds=now_ns / 1e9,
+            window_seconds=seconds,
+            since_start_seconds=(now_ns - started_ns) / 1e9 if started_ns else math.inf,
+            objective=objective,
+            usable_cores=usable_cores,
+            workers_ceiling=workers_ceiling,
+            workers_observed=len(dispatcher.fleet.present()),
+            lanes=lanes,
+            traffic=tuple(self._traffic(index, seconds) for index in range(len(self.traffic))),
+            arena_used_ratio=1.0 - dispatcher.arena.free_slots / dispatcher.arena.slots,
+            shed_per_second=(shed - self._shed) / seconds,
+            model=self._model_health(dispatcher, now_ns, published_ns, drift=drift, trusted=trusted),
+            speed_up=SpeedUp(tuple(self._speeds), tuple(self._speed_samples)),
+            variants=self._variant_states(seconds),
+            variant_price=price,
+            routed_work_seconds_per_second=arrived_work,
+            host=host,
+            sinks=self._sinks(dispatcher, now_ns),
+            caches=caches,
+            targets=dict(targets or {}),
+        )
+        self._shed = shed
+        for array in (self._bins, self._tenths, self._keys, self._waits, self._variants, self._model, self._lanes):
+            array[:] = 0
+        self._histograms = dispatcher.accounts.histograms.copy()
+        return observation
+
+    def _lane(
+        self,
+        dispatcher: Dispatcher,
+        lane: Lane,
+        now_ns: int,
+        seconds: float,
+        cuts: Mapping[str, float],
+        changed_ns: Mapping[str, int],
+    ) -> LaneState:
+        row = self._lanes[lane.index]
+        histogram = dispatcher.accounts.histograms[lane.index, 0] - self._histograms[lane.index, 0]
+        queued_ns, upper_ns = lane.queued_work_ns(dispatcher.predictions, self._variant_stage)
+        workers = len(lane.workers)
+        oldest_ns = lane.oldest_arrival_ns()
+        changed = changed_ns.get(lane.name)
+        return LaneState(
+            name=lane.name,
+            index=lane.index,
+            allocation=lane.allocation,
+            traffic=self.traffic[self._traffic_of_lane[lane.index]].name,
+            up_to_work_ns=cuts.get(lane.name, EVERYTHING),
+            workers_observed=workers,
+            queued=len(lane),
+            queued_work_seconds=queued_ns / 1e9,
+            queued_upper_seconds=upper_ns / 1e9,
+            in_flight=sum(worker.in_flight for worker in lane.workers),
+            oldest_age_seconds=max((now_ns - oldest_ns) / 1e9, 0.0) if oldest_ns else 0.0,
+            arrivals_per_second=row[columns.LANE_ARRIVED] / seconds,
+            finished_per_second=row[columns.LANE_FINISHED] / seconds,
+            useful_seconds_per_second=row[columns.LANE_USEFUL] / 1e9 / seconds,
+            busy_ratio=min(row[columns.LANE_SERVICE] / 1e9 / seconds / workers, 1.0) if workers else 0.0,
+            latency_p50_seconds=_seconds(percentile_ns(histogram, 50)),
+            latency_p99_seconds=_seconds(percentile_ns(histogram, 99)),
+            miss_ratio=_ratio(row[columns.LANE_MISSED], row[columns.LANE_FINISHED]),
+            since_change_seconds=math.inf if changed is None else (now_ns - changed) / 1e9,
+        )
+
+    def _traffic(self, index: int, seconds: float) -> TrafficState:
+        traffic, bins, waits = self.traffic[index], self._bins[index], self._waits[index]
+        tenths, keys = self._tenths[index], self._keys[index]
+        work = float(tenths.sum())
+        # In a thousand buckets, a bucket holds its share of all other keys beside its heaviest one.
+        heaviest = max(float(keys.max()) - work / columns.KEY_BUCKETS, 0.0)
+        per_second = bins / seconds
+        return TrafficState(
+            name=traffic.name,
+            objective=traffic.objective,
+            urgency=traffic.urgency,
+            arrivals=CostHistogram(
+                per_second=tuple(per_second[:, columns.ARRIVED_SEGMENTS].tolist()),
+                work_seconds_per_second=tuple((per_second[:, columns.ARRIVED_WORK] / 1e9).tolist()),
+                finished_per_second=tuple(per_second[:, columns.FINISHED].tolist()),
+                misses_per_second=tuple(per_second[:, columns.MISSED].tolist()),
+                measured_seconds_per_second=tuple((per_second[:, columns.MEASURED] / 1e9).tolist()),
+            ),
+            heaviest_key_ratio=_ratio(heaviest, work),
+            order_wait_ratio=_ratio(waits[columns.ORDER_SUM], waits[columns.LATENCY_SUM]),
+            burst_ratio=max(_ratio(float(tenths.max()) * columns.TENTHS, work), 1.0),
+        )
+
+    def _model_health(
+        self, dispatcher: Dispatcher, now_ns: int, published_ns: int, *, drift: bool, trusted: bool
+    ) -> ModelHealth:
+        model = self._model
+        foresight = dispatcher.foresight
+        predictor = foresight.predictor if foresight is not None else None
+        return ModelHealth(
+            version=predictor.version if predictor is not None else 0,
+            trusted=trusted and predictor is not None,
+            age_seconds=(now_ns - published_ns) / 1e9 if published_ns else 0.0,
+            samples=int(model[columns.SAMPLES]),
+            error_ratio=_ratio(model[columns.ABSOLUTE_ERROR], model[columns.MODEL_MEASURED]),
+            bias_ratio=_ratio(model[columns.MODEL_MEASURED], model[columns.MODEL_PREDICTED], 1.0),
+            above_upper_ratio=_ratio(model[columns.ABOVE_UPPER], model[columns.SAMPLES]),
+            drift=drift,
+            unusable_ratio=_ratio(model[columns.UNUSABLE], model[columns.LOOKED]),
+        )
+
+    def _variant_states(self, seconds: float) -> tuple[VariantState, ...]:
+        chosen = float(self._variants[:, columns.VARIANT_CHOSEN].sum())
+        return tuple(
+            VariantState(
+                index=index,
+                chosen_ratio=_ratio(row[columns.VARIANT_CHOSEN], chosen),
+                work_seconds_per_second=float(row[columns.VARIANT_WORK]) / 1e9 / seconds,
+                bytes_out_per_second=float(row[columns.VARIANT_BYTES]) / seconds,
+                default=index == self._default_variant,
+            )
+            for index, row in enumerate(self._variants)
+        )
+
+    def _sinks(self, dispatcher: Dispatcher, now_ns: int) -> SinkState:
+        waiting, oldest_ns = kernels.sink_backlog(dispatcher.arena.headers, now_ns)
+        sums = self._waits.sum(axis=0)
+        return SinkState(waiting, oldest_ns / 1e9, _ratio(sums[columns.SINK_SUM], sums[columns.LATENCY_SUM]))
+
+    def _learn_speed(self, dispatcher: Dispatcher, seconds: float) -> None:
+        """Only of lanes that had waiting work at both ends of the window: idle time is not a lack of capacity."""
+        waiting = {lane.index for lane in dispatcher.lanes if len(lane) and lane.workers}
+        sampled = [lane for lane in dispatcher.lanes if lane.index in waiting & self._waiting_before]
+        self._waiting_before = waiting
+        workers = sum(len(lane.workers) for lane in sampled)
+        if not workers:
+            return
+        useful = sum(self._lanes[lane.index, columns.LANE_USEFUL] for lane in sampled) / 1e9 / seconds
+        missing = workers + 1 - len(self._speeds)
+        self._speeds += [0.0] * missing
+        self._speed_samples += [0] * missing
+        known = self._speeds[workers]
+        self._speeds[workers] = useful if not known else known + SPEED_SAMPLE_SHARE * (useful - known)
+        self._speed_samples[workers] += 1
+
+
+def _ratio(part: float, whole: float, otherwise: float = 0.0) -> float:
+    return float(part / whole) if whole > 0 else otherwise
+
+
+def _seconds(value_ns: float) -> float | None:
+    return None if math.isnan(value_ns) else value_ns / 1e9
