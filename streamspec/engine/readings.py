@@ -5,6 +5,7 @@ They cost nothing until something listens: see :class:`Readings`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ class Readings:
 
     Args:
         accounts: of the dispatcher; its listeners are told of outcomes.
-        objective_ns: latency above which a segment is late.
+        objective_of_lane: latency in seconds above which a segment of that lane is late.
 
     Attributes:
         lanes: ``int64 (lanes, COLUMNS)``, see ``readings_kernels``; lanes that keep their name keep their sums.
@@ -35,8 +36,8 @@ class Readings:
         cells: ``int64 (WORK_CELLS, WORK_CELLS)``: predicted by measured work.
     """
 
-    def __init__(self, accounts: Accounts, objective_ns: int) -> None:
-        self.objective_ns = objective_ns
+    def __init__(self, accounts: Accounts, objective_of_lane: Callable[[str], float]) -> None:
+        self._objective_of_lane = objective_of_lane
         self._accounts = accounts
         self._names: list[str] = []
         self.lanes: Counts = np.zeros((0, columns.COLUMNS), dtype=np.int64)
@@ -45,6 +46,7 @@ class Readings:
         self.errors: Counts = np.zeros((len(ERROR_KINDS), MAX_STAGES + 1), dtype=np.int64)
         self.stages: Counts = np.zeros(MAX_STAGES, dtype=np.int64)
         self.cells: Counts = np.zeros((columns.WORK_CELLS, columns.WORK_CELLS), dtype=np.int64)
+        self._objectives_ns: Counts = np.zeros(0, dtype=np.int64)
         self.follow_lanes()
         self.take(np.zeros(0, dtype=OUTCOME))  # compiles or loads the kernel while nothing waits
         accounts.listeners.append(self.take)
@@ -61,10 +63,16 @@ class Readings:
                 lanes[names.index(name)] = self.lanes[old]
                 useful[names.index(name)] = self.useful[old]
         self.lanes, self.useful, self._names = lanes, useful, list(names)
+        self.follow_objectives()
+
+    def follow_objectives(self) -> None:
+        """Ask for the objectives again; they change with the configuration."""
+        seconds = [self._objective_of_lane(name) for name in self._names]
+        self._objectives_ns = np.array([round(each * 1e9) for each in seconds], dtype=np.int64)
 
     def take(self, rows: Rows) -> None:
         """Implements ``OutcomeListener``."""
         self.follow_lanes()
         columns.add_rows(
-            rows, self.objective_ns, self.lanes, self.useful, self.content, self.errors, self.stages, self.cells
+            rows, self._objectives_ns, self.lanes, self.useful, self.content, self.errors, self.stages, self.cells
         )

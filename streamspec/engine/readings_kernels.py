@@ -49,7 +49,7 @@ def work_cell(work_ns: float) -> int:
 @kernel
 def add_rows(
     rows: Rows,
-    objective_ns: int,
+    objectives_ns: Counts,
     lanes: Counts,
     useful: Counts,
     content: Counts,
@@ -59,7 +59,7 @@ def add_rows(
 ) -> None:
     """Add finished segments.
 
-    ``lanes`` is ``int64 (lanes, COLUMNS)``; ``useful`` ``(lanes, buckets)``, a histogram of useful time;
+    ``objectives_ns`` is ``int64 (lanes,)``; ``lanes`` ``(lanes, COLUMNS)``; ``useful`` ``(lanes, buckets)``, a histogram of useful time;
     ``content`` ``(CONTENT_ROWS, 2)``, segments and bytes; ``errors`` ``(kinds, MAX_STAGES + 1)``; ``stages``
     ``(MAX_STAGES,)``, useful nanoseconds; ``cells`` ``(WORK_CELLS, WORK_CELLS)``, predicted by measured.
     """
@@ -90,7 +90,7 @@ def add_rows(
         lane[LATENCY_NS] += row.latency_ns
         lane[WAIT_NS] += max(row.wait_ns, 0)
         lane[USEFUL_NS] += total
-        if row.latency_ns > objective_ns:
+        if row.latency_ns > objectives_ns[row.lane]:
             lane[LATE] += 1
         useful[row.lane, bucket_of(total)] += 1
         if row.predicted_ns > 0:
