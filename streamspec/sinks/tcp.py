@@ -32,7 +32,7 @@ from streamspec.core.tally import Tally
 from streamspec.core.units import Bytes, Seconds
 from streamspec.sinks.egress import Content, EgressConfig, Framing, Pacer, Sleep, set_priority
 from streamspec.sinks.tcp_connection import Connection, Destination, PeerClosed, connect
-from streamspec.sinks.tls import ClientTls
+from streamspec.links.tls import ClientTls
 
 if TYPE_CHECKING:
     from streamspec.sinks.frames import Chunk, FrameBuilder

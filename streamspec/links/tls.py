@@ -1,4 +1,4 @@
-"""TLS for sinks that connect: whom to trust, and who we are."""
+"""TLS for whatever connects to a server: whom to trust, and who we are."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What sources and sinks of one outside system share: how it is reached, and what its errors mean."""

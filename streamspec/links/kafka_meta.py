@@ -1,0 +1,84 @@
+"""Where a segment came from in Kafka, as the source's metadata of a segment: topic, partition, headers.
+
+The source packs it into the slot, and a Kafka sink reads it there to keep headers, to name topics, and to
+commit offsets inside its transactions. Layout, little-endian: ``version u8, flags u8, partition i32,
+offset i64, token u64, topic length u8, topic``, then per header ``name length u16, name, value length i32
+(-1: none), value``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+_VERSION = 1
+_NO_KEY, _NO_VALUE = 1, 2
+_HEAD = struct.Struct("<BBiqQB")
+_NAME = struct.Struct("<H")
+_VALUE = struct.Struct("<i")
+
+pack_head = _HEAD.pack
+
+
+class Origin(NamedTuple):
+    """What :func:`unpack` gives.
+
+    Attributes:
+        has_key: whether the record had a key (else the stream key is made up).
+        has_value: whether the record had a value (a tombstone has none).
+        offset: of the first record of the segment.
+        token: the source's word for the segment.
+    """
+
+    has_key: bool
+    has_value: bool
+    partition: int
+    offset: int
+    token: int
+    topic: str
+    headers: list[tuple[str, bytes | None]]
+
+
+def pack(
+    topic: bytes, partition: int, offset: int, token: int, *, has_key: bool, has_value: bool, headers: bytes = b""
+) -> bytes:
+    """The metadata of a segment; ``topic`` and ``headers`` (see :func:`pack_headers`) are encoded already."""
+    flags = (0 if has_key else _NO_KEY) | (0 if has_value else _NO_VALUE)
+    return _HEAD.pack(_VERSION, flags, partition, offset, token, len(topic)) + topic + headers
+
+
+def pack_headers(headers: Headers) -> bytes:
+    """Headers for :func:`pack`. Names longer than 64 KiB are cut."""
+    parts: list[bytes] = []
+    for name, value in headers:
+        encoded = name.encode("utf-8", "surrogateescape")[:65535]
+        parts += (_NAME.pack(len(encoded)), encoded, _VALUE.pack(-1 if value is None else len(value)), value or b"")
+    return b"".join(parts)
+
+
+def unpack(meta: bytes) -> Origin | None:
+    """What was packed; None for the metadata of another kind of source."""
+    if len(meta) < _HEAD.size or meta[0] != _VERSION:
+        return None
+    _, flags, partition, offset, token, topic_bytes = _HEAD.unpack_from(meta)
+    position = _HEAD.size + topic_bytes
+    if position > len(meta):
+        return None
+    topic = meta[_HEAD.size : position].decode("utf-8", "surrogateescape")
+    headers: list[tuple[str, bytes | None]] = []
+    try:
+        while position < len(meta):
+            (size,) = _NAME.unpack_from(meta, position)
+            position += _NAME.size
+            name = meta[position : position + size].decode("utf-8", "surrogateescape")
+            position += size
+            (size,) = _VALUE.unpack_from(meta, position)
+            position += _VALUE.size
+            headers.append((name, None if size < 0 else meta[position : position + size]))
+            position += max(size, 0)
+    except struct.error:
+        return None
+    return Origin(not flags & _NO_KEY, not flags & _NO_VALUE, partition, offset, token, topic, headers)
