@@ -33,8 +33,9 @@ class Connection:
     """One SQLite connection, for any thread of the process that opened it.
 
     Args:
-        path: of the database; created when it does not exist and ``read_only`` is false.
+        path: of the database.
         read_only: nothing is created, migrated or written.
+        create: a file that does not exist is made, unless ``read_only``.
         busy_seconds: how long an operation waits for other processes' locks.
         migrations: steps of the schema (:data:`MIGRATIONS`).
 
@@ -47,6 +48,7 @@ class Connection:
         path: Path,
         *,
         read_only: bool = False,
+        create: bool = True,
         busy_seconds: float = 1.0,
         migrations: Sequence[Sequence[str]] = MIGRATIONS,
     ) -> None:
@@ -56,6 +58,8 @@ class Connection:
         self._pid = os.getpid()
         self._busy_seconds = busy_seconds
         self._migrations = migrations
+        if (read_only or not create) and not path.exists():
+            raise self._unusable("there is no such database", "read")
         with self._errors():
             self._database = self._open()
 

@@ -20,8 +20,16 @@ import structlog
 from streamspec.core.errors import UsageError
 from streamspec.core.features import FEATURE_SCHEMA_VERSION
 from streamspec.profiles.connection import Connection
-from streamspec.profiles.manifest import check_digest, check_signature, from_json, sealed, to_json, to_record
-from streamspec.profiles.records import ROLES, ModelRecord, Role, StoredModel, checked_name
+from streamspec.profiles.manifest import (
+    check_digest,
+    check_signature,
+    from_json,
+    sealed,
+    to_json,
+    to_record,
+    to_state_record,
+)
+from streamspec.profiles.records import ROLES, ModelRecord, Role, StateRecord, StoredModel, checked_name
 from streamspec.profiles.refusals import ContentRefused
 from streamspec.profiles.signing import SigningKey, load_key
 
@@ -55,6 +63,7 @@ class ProfileDatabase:
         *,
         key: SigningKey | bytes | Path | None = None,
         read_only: bool = False,
+        create: bool = True,
         busy_seconds: float = 1.0,
         kept_decisions: int = KEPT_DECISIONS,
     ) -> ProfileDatabase:
@@ -64,6 +73,7 @@ class ProfileDatabase:
             path: of the file; its folder must exist.
             key: signs and checks what is stored; by default as :func:`~streamspec.profiles.signing.load_key` says.
             read_only: write nothing, the file system may be read-only.
+            create: make the file when it does not exist, unless ``read_only``.
             busy_seconds: how long one operation waits for other processes.
             kept_decisions: how many decisions are kept.
 
@@ -73,7 +83,8 @@ class ProfileDatabase:
             DatabaseLocked: another process holds it.
             DatabaseForeign: it is of another program or a newer version; not touched.
         """
-        return cls(Connection(Path(path), read_only=read_only, busy_seconds=busy_seconds), key, kept_decisions)
+        connection = Connection(Path(path), read_only=read_only, create=create, busy_seconds=busy_seconds)
+        return cls(connection, key, kept_decisions)
 
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
@@ -290,6 +301,15 @@ class ProfileDatabase:
         if refused is not None:
             raise refused
         return None
+
+    def online_states(self) -> list[StateRecord]:
+        """The newest state of each name, by name, without its content. Not authenticated."""
+        with self._connection.reading() as database:
+            rows = database.execute(
+                "SELECT manifest FROM online_states "
+                "WHERE id IN (SELECT max(id) FROM online_states GROUP BY name) ORDER BY name"
+            ).fetchall()
+        return [to_state_record(from_json(manifest, place := str(self.path)), place) for (manifest,) in rows]
 
     def _states(self, name: str) -> Iterator[tuple[bytes, str, bytes, bytes]]:
         with self._connection.reading() as database:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from streamspec.core.errors import UsageError
-from streamspec.profiles.records import ModelRecord, Role
+from streamspec.profiles.records import ModelRecord, Role, StateRecord
 from streamspec.profiles.refusals import ContentRefused, DatabaseDamaged
 from streamspec.profiles.signing import SigningKey
 
@@ -105,6 +105,23 @@ def to_record(manifest: Mapping[str, Any], role: Role, where: str) -> ModelRecor
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DatabaseDamaged(f"damaged: the description of a model has no proper {error}", where=where) from error
+
+
+def to_state_record(manifest: Mapping[str, Any], where: str) -> StateRecord:
+    """The record that a manifest of an online state describes.
+
+    Raises:
+        DatabaseDamaged: fields are missing or of another kind.
+    """
+    try:
+        return StateRecord(
+            name=str(manifest["name"]),
+            metrics=dict(manifest["metrics"]),
+            created_ns=int(manifest["created_ns"]),
+            content_bytes=int(manifest["content_bytes"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatabaseDamaged(f"damaged: the description of a state has no proper {error}", where=where) from error
 
 
 _AGAIN = "train or import it again"

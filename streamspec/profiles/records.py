@@ -58,6 +58,23 @@ class StoredModel(ModelRecord):
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StateRecord:
+    """The newest state of an online model, without its content.
+
+    Attributes:
+        name: of the model.
+        metrics: how good it was, as its author wrote it.
+        created_ns: nanoseconds since 1970.
+        content_bytes: length of the state.
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    created_ns: int
+    content_bytes: int
+
+
 def checked_name(name: str) -> str:
     """``name`` when it can name a model or a state.
 
