@@ -8,13 +8,13 @@ clock; an *actuator* changes the host and can put it back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from streamspec.core.resources import Allocation
+from streamspec.core.resources import Allocation, Grant, Refusal, ResourceRequest
 from streamspec.core.segment import SlotLayout
 from streamspec.core.tally import Tally
 
@@ -147,6 +147,38 @@ class StageContext(Protocol):
     def count(self, reason: str, count: int = 1) -> None:
         """Count events, e.g. ``malformed_ipv4_header``."""
 
+    def request(
+        self,
+        *,
+        threads: int = 0,
+        cache: int | str = 0,
+        gpu_memory: int | str = 0,
+        bandwidth: float | str = 0,
+        on_change: Callable[[Grant], None] | None = None,
+    ) -> Grant | Refusal:
+        """Ask for more while running: all of it or nothing, in well under a millisecond.
+
+        ``on_change`` is called between two batches when the service changes the grant; what was taken back
+        counts as used until it returns. A grant ends with :meth:`Grant.release` or with the worker::
+
+            class Embed:
+                def __init__(self) -> None:
+                    self._grant: Grant | Refusal | None = None
+
+                def process(self, segment: Segment, context: StageContext) -> None:
+                    if self._grant is None:
+                        self._grant = context.request(gpu_memory="2 GiB", on_change=self._fit)
+                        if not self._grant:
+                            context.count("without_gpu")  # and self._grant.reason says why
+                    ...
+
+                def _fit(self, grant: Grant) -> None:
+                    self._pool.set_limit(grant.amounts.gpu_memory_bytes)
+
+        Raises:
+            ValueError: an amount that cannot be read or is negative.
+        """
+
 
 class Stage(Protocol):
     """A step of the chain, run in a worker process. One instance per worker, never called concurrently."""
@@ -161,6 +193,26 @@ class OpenableStage(Protocol):
 
     def open(self) -> None:
         """Raise DependencyUnavailable or ConfigError when it cannot work."""
+
+
+@runtime_checkable
+class ResourcefulStage(Protocol):
+    """A stage that states what it wants before the first segment, and is told what it has::
+
+        class Inspect:
+            resources = ResourceRequest.of(cache="4 MiB")
+
+            def on_resources(self, grant: Grant | Refusal) -> None:
+                self._cache.resize(grant.amounts.cache_bytes if grant else 0)
+
+    It knows no lane, core or device number: wherever its worker is placed, the same code runs.
+    """
+
+    resources: ResourceRequest
+    """What it wants; read once, after ``open``."""
+
+    def on_resources(self, grant: Grant | Refusal) -> None:
+        """Called before the first segment, and with the same grant whenever it has changed."""
 
 
 class Reducer(Protocol):

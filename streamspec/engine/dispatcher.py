@@ -12,6 +12,7 @@ import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import structlog
@@ -20,7 +21,7 @@ from streamspec.core.clock import SystemClock
 from streamspec.core.errors import StreamspecError
 from streamspec.core.interfaces import AcknowledgedSource, Bytes, Clock, Reducer, Rows, Slots, Source
 from streamspec.core.prediction import PREDICTION
-from streamspec.core.resources import Allocation
+from streamspec.core.resources import Allocation, Pool
 from streamspec.core.segment import DONE, ERROR_KINDS, FAILED, QUEUED, RUNNING
 from streamspec.core.tally import Tally
 from streamspec.engine import kernels
@@ -30,6 +31,7 @@ from streamspec.engine.deliveries import DeliveryView
 from streamspec.engine.delivery import Delivery
 from streamspec.engine.fleet import ChainSpec, Fleet, Worker
 from streamspec.engine.foresight import Foresight
+from streamspec.engine.grants import Grants
 from streamspec.engine.intake import EngineIntake, Room
 from streamspec.engine.lane import Lane
 from streamspec.engine.observer import Observer
@@ -75,6 +77,7 @@ class Dispatcher:
         failed: called when the service cannot go on.
         foresight: looks into segments and predicts their cost, on the same arena; None: nothing is predicted.
         observer: counts what arrives and finishes, for the controller.
+        pools: what stages may be granted, by resource; None: see ``grants.default_pools``.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Dispatcher:
         clock: Clock | None = None,
         foresight: Foresight | None = None,
         observer: Observer | None = None,
+        pools: Mapping[str, Pool] | None = None,
     ) -> None:
         self.arena = arena
         self.clock: Clock = clock or SystemClock()
@@ -109,6 +113,7 @@ class Dispatcher:
         self._paused = False
         self.accounts = Accounts([spec.name for spec in lanes], foresight)
         self.stage_counts: dict[str, Tally] = {}
+        self.grants = Grants(pools)
         self.delivery = Delivery(
             DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished, self.clock
         )
@@ -380,8 +385,13 @@ class Dispatcher:
         for stage, reasons in counts.items():
             self.stage_counts.setdefault(stage, Tally()).merge(reasons)
 
+    def worker_resources(self, worker: Worker, content: dict[str, Any]) -> None:
+        """See ``FleetEvents``."""
+        self.grants.told(worker, content)
+
     def worker_gone(self, worker: Worker, reason: str) -> None:
         """See ``FleetEvents``."""
+        self.grants.holder_gone(worker.index)
         count = kernels.held_by(self.arena.headers, worker.index, self._held)
         again: list[int] = []
         finished: list[int] = []

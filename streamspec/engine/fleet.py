@@ -123,6 +123,9 @@ class FleetEvents(Protocol):
     def worker_counts(self, counts: dict[str, dict[str, int]]) -> None:
         """Events counted by its stages."""
 
+    def worker_resources(self, worker: Worker, content: dict[str, Any]) -> None:
+        """A message about grants; see ``Grants``."""
+
     def worker_gone(self, worker: Worker, reason: str) -> None:
         """The process has ended; what it held must be dealt with."""
 
@@ -298,6 +301,8 @@ class Fleet:
             self._changed.set()
         elif "counts" in content:
             self._events.worker_counts(content["counts"])
+        elif "resources" in content:
+            self._events.worker_resources(worker, content["resources"])
         elif "failed" in content:
             worker.retiring = True
             self._give_up(worker.generation, _chain_error(content))

@@ -25,6 +25,7 @@ from typing import Any
 
 from streamspec.core.errors import StreamspecError
 from streamspec.core.interfaces import Bytes, OpenableStage, Rows, Stage
+from streamspec.core.resources import Grant, Refusal, ResourceRequest
 from streamspec.core.segment import (
     DONE,
     ERROR_KINDS,
@@ -36,6 +37,7 @@ from streamspec.core.segment import (
 )
 from streamspec.engine import wire
 from streamspec.engine.arena import Arena
+from streamspec.engine.worker_grants import GrantLine
 
 _FIELDS = HEADER.fields
 assert _FIELDS is not None
@@ -137,6 +139,7 @@ class WorkerContext:
     records: dict[str, list[bytes]] = field(default_factory=dict)
     deltas: list[tuple[int, bytes]] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    line: GrantLine | None = None
 
     def emit(self, record_type: str, line: bytes) -> None:
         self.records.setdefault(record_type, []).append(line)
@@ -148,11 +151,27 @@ class WorkerContext:
         of_stage = self.counts.setdefault(self.names[self.stage], {})
         of_stage[reason] = of_stage.get(reason, 0) + count
 
+    def request(
+        self,
+        *,
+        threads: int = 0,
+        cache: int | str = 0,
+        gpu_memory: int | str = 0,
+        bandwidth: float | str = 0,
+        on_change: Callable[[Grant], None] | None = None,
+    ) -> Grant | Refusal:
+        asked = ResourceRequest.of(threads=threads, cache=cache, gpu_memory=gpu_memory, bandwidth=bandwidth)
+        if self.line is None:
+            return Refusal("this chain runs without a service")
+        return self.line.request(self.names[self.stage], asked, on_change)
+
 
 class SegmentRunner:
     """Runs the chain on one slot and writes result and outcome into shared memory."""
 
-    def __init__(self, arena: Arena, worker: int, stages: Sequence[tuple[str, Stage]]) -> None:
+    def __init__(
+        self, arena: Arena, worker: int, stages: Sequence[tuple[str, Stage]], line: GrantLine | None = None
+    ) -> None:
         self._arena = arena
         self._worker = worker
         self._memory = arena.memory.data.cast("B")
@@ -161,7 +180,7 @@ class SegmentRunner:
         table = self._memory[: arena.slots * HEADER.itemsize]
         self._words, self._long_words = table.cast("I"), table.cast("q")
         self._segment = ArenaSegment(arena)
-        self.context = WorkerContext(names=tuple(name for name, _ in stages))
+        self.context = WorkerContext(names=tuple(name for name, _ in stages), line=line)
         self._steps: list[tuple[int, Callable[[Any, Any], None]]] = [
             (index, stage.process) for index, (_, stage) in enumerate(stages)
         ]
@@ -263,15 +282,16 @@ class SegmentRunner:
 class WorkerLoop:
     """Receives batches and reports them until the dispatcher closes the socket or says so."""
 
-    def __init__(self, connection: socket.socket, runner: SegmentRunner) -> None:
+    def __init__(self, connection: socket.socket, line: GrantLine, runner: SegmentRunner) -> None:
         self._connection = connection
+        self._line = line
         self._runner = runner
         self._counts_sent_ns = 0
 
     def run(self) -> None:
         """Returns when there is nothing more to do."""
-        receive = self._connection.recv
-        while message := receive(wire.MESSAGE_BYTES):
+        receive = self._line.receive
+        while message := receive():
             if wire.kind_of(message) >= 0:
                 self._run_batch(array.array("i", message))
             elif wire.decode_control(message).get("exit"):
@@ -338,8 +358,10 @@ def main(argument: str) -> int:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans
     connection = socket.socket(fileno=spec["socket"])
     arena = Arena(SlotLayout(**spec["layout"]), spec["slots"], fd=spec["arena"])
+    line = GrantLine(connection)
     try:
         stages = build_chain(spec)
+        line.declare(stages)
     except StreamspecError as error:
         connection.send(wire.encode_control({"failed": str(error), "exit_code": error.exit_code}))
         return error.exit_code
@@ -347,12 +369,12 @@ def main(argument: str) -> int:
         traceback.print_exc()
         connection.send(wire.encode_control({"failed": f"{type(error).__name__}: {error}", "exit_code": 70}))
         return 70
-    runner = SegmentRunner(arena, spec["worker"], stages)
+    runner = SegmentRunner(arena, spec["worker"], stages, line)
     gc.collect()
     gc.freeze()
     try:
         connection.send(wire.encode_control({"ready": True}))
-        WorkerLoop(connection, runner).run()
+        WorkerLoop(connection, line, runner).run()
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the dispatcher is gone
     return 0

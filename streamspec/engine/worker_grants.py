@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -93,8 +94,12 @@ class GrantLine:
         if grant is None:
             return
         grant.amounts, grant.reason = ResourceRequest.from_amounts(content["amounts"]), content["reason"]
-        if grant.on_change is not None:
-            grant.on_change(grant)
+        try:
+            if grant.on_change is not None:
+                grant.on_change(grant)
+        except Exception:
+            traceback.print_exc()  # and what it still uses stays on the books
+            return
         if grant.id in self._held:  # the stage may have given it back instead
             self._say({"changed": grant.id, "amounts": grant.amounts.amounts()})
 

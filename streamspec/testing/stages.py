@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from streamspec.core.interfaces import Bytes, Rows, Stage
+from streamspec.core.resources import Grant, Refusal, ResourceRequest
 from streamspec.core.segment import CONTENT_MESSAGES, PACKET
 from streamspec.core.tally import Tally
 
@@ -29,12 +31,14 @@ class StageSegment:
 
 @dataclass
 class RecordingContext:
-    """Implements ``StageContext`` and keeps what the stage said."""
+    """Implements ``StageContext`` and keeps what the stage said; grants what is asked, or refuses with ``refusal``."""
 
     variant: int = -1
     records: list[tuple[str, bytes]] = field(default_factory=list)
     deltas: list[bytes] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    grants: list[Grant] = field(default_factory=list)
+    refusal: str = ""
 
     def emit(self, record_type: str, line: bytes) -> None:
         self.records.append((record_type, line))
@@ -44,6 +48,21 @@ class RecordingContext:
 
     def count(self, reason: str, count: int = 1) -> None:
         self.tally.add(reason, count)
+
+    def request(
+        self,
+        *,
+        threads: int = 0,
+        cache: int | str = 0,
+        gpu_memory: int | str = 0,
+        bandwidth: float | str = 0,
+        on_change: Callable[[Grant], None] | None = None,
+    ) -> Grant | Refusal:
+        asked = ResourceRequest.of(threads=threads, cache=cache, gpu_memory=gpu_memory, bandwidth=bandwidth)
+        if self.refusal:
+            return Refusal(self.refusal)
+        self.grants.append(Grant(len(self.grants) + 1, asked, on_change=on_change))
+        return self.grants[-1]
 
 
 def make_segment(messages: list[bytes], timestamps_ns: list[int] | None = None, **fields: Any) -> StageSegment:

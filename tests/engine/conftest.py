@@ -54,12 +54,13 @@ async def running(
     slots: int = 64,
     factory: str = "streamspec.testing.chains:obedient",
     arena: Arena | None = None,
+    stages: Sequence[dict[str, Any]] = (),
     **options: Any,
 ) -> AsyncIterator[Bench]:
     """A dispatcher on a small arena, with one sink and one dead letter."""
     errors: list[StreamspecError] = []
     arena = arena or Arena(LAYOUT, slots)
-    dispatcher = Dispatcher(arena, lanes, ChainSpec(factory, []), failed=errors.append, **options)
+    dispatcher = Dispatcher(arena, lanes, ChainSpec(factory, list(stages)), failed=errors.append, **options)
     delivery = dispatcher.delivery
     sink, dead = ListSink(), ListSink()
     delivery.sinks.append(SinkRunner("out", sink, delivery.view, delivery.written, errors.append))

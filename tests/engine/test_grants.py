@@ -1,0 +1,132 @@
+"""Stages that ask for resources, in real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from streamspec.core.pools import AmountPool
+from streamspec.core.resources import Pool
+from streamspec.testing.waiting import until
+from tests.engine.conftest import Bench, running
+
+pytestmark = pytest.mark.slow
+
+FACTORY = "streamspec.testing.resource_chains:asking"
+MIB = 1 << 20
+
+
+def _pools() -> dict[str, Pool]:
+    return {"cache_bytes": AmountPool("cache_bytes", 64 * MIB), "threads": AmountPool("threads", 4)}
+
+
+async def _order(bench: Bench, order: dict[str, Any]) -> dict[str, Any]:
+    before = len(bench.sink.kept)
+    await bench.feed([(b"k", json.dumps(order).encode())])
+    assert len(bench.sink.kept) == before + 1, bench.dead.kept
+    answer: dict[str, Any] = json.loads(bench.sink.kept[-1].payload)
+    return answer
+
+
+async def test_a_stage_asks_while_running_and_is_granted_or_refused_with_a_reason() -> None:
+    async with running(factory=FACTORY, workers=1, pools=_pools()) as bench:
+        answer = await _order(bench, {"ask": {"cache": "48 MiB", "threads": 2}})
+        assert answer["held"] == [{"threads": 2, "cache_bytes": 48 * MIB}]
+        refused = await _order(bench, {"ask": {"cache": "32 MiB"}})
+        assert refused["refused"] == "cache 32.0 MiB asked for, cache 16.0 MiB left of cache 64.0 MiB"
+        assert refused["available"] == {"threads": 2, "cache_bytes": 16 * MIB}
+        gpu = await _order(bench, {"ask": {"gpu_memory": "2 GiB", "threads": 1}})
+        assert gpu["refused"] == "this service has no pool of gpu_memory"
+        assert bench.dispatcher.grants.available().threads == 2  # a refused request takes nothing
+        await _order(bench, {"release": 0})
+        await until(lambda: bench.dispatcher.grants.available().cache_bytes == 64 * MIB)
+
+
+async def test_a_batch_that_arrives_before_the_answer_is_not_lost() -> None:
+    async with running(factory=FACTORY, workers=1, pools=_pools()) as bench:
+        orders = [json.dumps({"ask": {"cache": "1 MiB"}}).encode() for _ in range(60)]
+        await bench.feed([(b"k%d" % (i % 7), order) for i, order in enumerate(orders)])
+        assert len(bench.sink.kept) == 60
+        assert bench.dispatcher.grants.pools["cache_bytes"].available() == 4 * MIB
+
+
+async def test_a_stage_is_told_when_a_grant_changes_and_what_it_lets_go_is_free_then() -> None:
+    async with running(factory=FACTORY, workers=1, pools=_pools()) as bench:
+        grants = bench.dispatcher.grants
+        await _order(bench, {"ask": {"cache": "48 MiB"}})
+        assert grants.resize_stage("asking", "cache_bytes", 8 * MIB, "the hit rate does not pay") == {}
+        await until(lambda: grants.available().cache_bytes == 56 * MIB)
+        answer = await _order(bench, {})
+        assert answer["held"] == [{"cache_bytes": 8 * MIB}]
+        assert answer["told"][-1] == "the hit rate does not pay"
+        assert grants.resize_stage("asking", "cache_bytes", 80 * MIB, "") == {
+            next(iter(grants.held.values())).holder.index: "cache 72.0 MiB asked for, "
+            "cache 56.0 MiB left of cache 64.0 MiB"
+        }
+        assert grants.resize_stage("asking", "cache_bytes", 16 * MIB, "grown") == {}
+        assert (await _order(bench, {}))["held"] == [{"cache_bytes": 16 * MIB}]
+
+
+async def test_what_a_stage_declares_is_granted_before_its_first_segment_and_changes_reach_it() -> None:
+    declared = {"declared": {"cache": "4 MiB"}}
+    async with running(factory=FACTORY, stages=[declared], pools=_pools()) as bench:
+        grants = bench.dispatcher.grants
+        assert grants.available().cache_bytes == 56 * MIB  # two workers
+        assert (await _order(bench, {}))["declared"] == {"cache_bytes": 4 * MIB}
+        assert grants.resize_stage("asking", "cache_bytes", 2 * MIB, "less") == {}
+        await until(lambda: set(grants.granted("asking", "cache_bytes").values()) == {2 * MIB})
+
+
+async def test_a_declared_request_that_is_refused_does_not_stop_the_stage() -> None:
+    declared = {"declared": {"gpu_memory": "2 GiB"}}
+    async with running(factory=FACTORY, stages=[declared], workers=1, pools=_pools()) as bench:
+        answer = await _order(bench, {})
+        assert answer["declared"] is None
+        assert answer["told"] == ["this service has no pool of gpu_memory"]
+
+
+async def test_what_a_dead_worker_held_is_free() -> None:
+    async with running(factory=FACTORY, workers=1, pools=_pools()) as bench:
+        await _order(bench, {"ask": {"cache": "48 MiB"}})
+        (worker,) = bench.dispatcher.fleet.present()
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(lambda: bench.dispatcher.grants.available().cache_bytes == 64 * MIB)
+        assert (await _order(bench, {}))["held"] == []
+
+
+async def test_a_pool_that_gave_too_much_takes_back_from_the_largest() -> None:
+    pools = _pools()
+    async with running(factory=FACTORY, workers=1, pools=pools) as bench:
+        grants = bench.dispatcher.grants
+        for amount in ("40 MiB", "10 MiB"):
+            await _order(bench, {"ask": {"cache": amount}})
+        pool = pools["cache_bytes"]
+        assert isinstance(pool, AmountPool)
+        pool.limit = 30 * MIB
+        (shrunk,) = grants.reclaim()
+        assert shrunk.promised.cache_bytes == 20 * MIB
+        assert grants.reclaim() == []  # it is on its way already
+        await until(lambda: not pool.overdraft())
+        answer = await _order(bench, {})
+        assert answer["held"] == [{"cache_bytes": 20 * MIB}, {"cache_bytes": 10 * MIB}]
+        assert "taken back" in answer["told"][-1]
+
+
+async def test_a_stage_that_does_not_let_go_keeps_the_amount_on_the_books(capfd: pytest.CaptureFixture[str]) -> None:
+    stubborn = {"declared": {}, "obeys": False}
+    async with running(factory=FACTORY, stages=[stubborn], workers=1, pools=_pools()) as bench:
+        await _order(bench, {"ask": {"cache": "48 MiB"}})
+        bench.dispatcher.grants.resize_stage("asking", "cache_bytes", 0, "all of it")
+        await _order(bench, {})  # the worker goes on
+        assert bench.dispatcher.grants.available().cache_bytes == 16 * MIB
+
+
+async def test_an_amount_that_cannot_be_read_is_the_stages_fault_not_the_services() -> None:
+    async with running(factory=FACTORY, workers=1, pools=_pools()) as bench:
+        await bench.feed([(b"k", json.dumps({"ask": {"cache": "many"}}).encode())])
+        assert "not a size: 'many'" in bench.dead.kept[0].error
+        assert bench.dispatcher.fleet.restarts == 0
