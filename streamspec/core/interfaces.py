@@ -8,7 +8,9 @@ clock; an *actuator* changes the host and can put it back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -55,6 +57,9 @@ class Intake(Protocol):
     def acquire(self) -> int:
         """An empty slot with a zeroed header in state OPEN, or -1 when there is none now (backpressure)."""
 
+    def acquire_many(self, count: int) -> Slots:
+        """Up to ``count`` slots as :meth:`acquire` gives them; fewer, or none, under backpressure."""
+
     def acquire_by_shedding(self) -> int:
         """As :meth:`acquire`, but for sources that cannot wait: when nothing is free, the oldest
         waiting segment of the least urgent lane, from a source that cannot wait either, is shed
@@ -74,6 +79,10 @@ class Intake(Protocol):
 
     def commit(self, slots: Sequence[int] | Slots) -> None:
         """Hand over finished segments, in order of arrival. Never blocks."""
+
+    def reject(self, slot: int, error: str) -> None:
+        """Hand over a segment that no stage shall see, in place of :meth:`commit`: it goes to the dead letter
+        in its turn, with ``error`` as the reason (counted as ``unreadable``)."""
 
     def release(self, slot: int) -> None:
         """Give back a slot that was acquired and not committed."""
@@ -111,6 +120,44 @@ class ClosableSource(Protocol):
 
     async def close(self) -> None:
         """Let go of everything. Called once, after the last acknowledgement."""
+
+
+@dataclass(frozen=True)
+class OffsetCommit:
+    """What a transaction commits for one consumer group: who it is, and offsets with their metadata.
+
+    Attributes:
+        group, generation, member, instance: as the group's coordinator knows the member.
+        offsets: by topic and partition.
+    """
+
+    group: str
+    generation: int
+    member: str
+    instance: str | None
+    offsets: Mapping[tuple[str, int], tuple[int, str]]
+
+
+@runtime_checkable
+class TransactionalSource(Protocol):
+    """A source whose progress can be committed by a sink, in one transaction with the results."""
+
+    commit_lock: AbstractAsyncContextManager[None]
+    """Held by whoever commits, from :meth:`commit_for` on until it is done."""
+
+    def owned(self, token: int) -> bool:
+        """Whether the segment is still ours: results of one that is not are dropped, its new owner makes them."""
+
+    def commit_for(self, tokens: Sequence[int]) -> OffsetCommit | None:
+        """What to commit if these segments were finished too; None when there is nothing to commit."""
+
+
+@runtime_checkable
+class TransactionalSink(Protocol):
+    """A sink that may commit the progress of sources inside its own transactions."""
+
+    def attach(self, source_named: Callable[[str], Source | None]) -> None:
+        """Called once before ``open``: how to find the source that a delivery names."""
 
 
 # -- stages -----------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ HEADER = np.dtype(
 )
 """One row per slot in the header table. All times are nanoseconds."""
 
-ERROR_KINDS = ("none", "stage_error", "worker_died", "time_limit", "output_too_large")
+ERROR_KINDS = ("none", "stage_error", "worker_died", "time_limit", "output_too_large", "unreadable")
 """Bounded reasons of a failed segment."""
 
 

@@ -32,7 +32,7 @@ from streamspec.engine.delivery import Delivery
 from streamspec.engine.fleet import ChainSpec, Fleet, Worker
 from streamspec.engine.foresight import Foresight
 from streamspec.engine.grants import Grants
-from streamspec.engine.intake import EngineIntake, Room
+from streamspec.engine.intake import EngineIntake, IntakeLevel, Room
 from streamspec.engine.lane import Lane
 from streamspec.engine.observer import Observer
 from streamspec.engine.order import OrderLines
@@ -199,6 +199,23 @@ class Dispatcher:
         """Take in full segments of a source."""
         if not len(slots):
             return
+        self._register(source, slots)
+        for lane in self.lanes:
+            lane.push(slots)
+        self._pump_all()
+
+    def reject(self, source: int, slot: int, error: str) -> None:
+        """Take in a segment that no stage shall see; it is dead-lettered in its turn."""
+        slots = np.array([slot], dtype=np.int32)
+        self._register(source, slots)
+        row = self.arena.headers[slot]
+        row["started_ns"] = row["queued_ns"]
+        row["useful_ns"] = 0
+        self._fail(slot, "unreadable", error)
+        self._completed(slots)
+
+    def _register(self, source: int, slots: Slots) -> None:
+        """Number, profile and route what comes in."""
         headers = self.arena.headers
         self._order.commit(slots, source, self._next_segment_id, self.clock.monotonic_ns(), self.accounts.vector)
         self._next_segment_id += len(slots)
@@ -207,9 +224,6 @@ class Dispatcher:
         self.router.route(headers, slots)
         if self.observer is not None:
             self.observer.arrived(headers, slots, self.predictions, self.clock.monotonic_ns())
-        for lane in self.lanes:
-            lane.push(slots)
-        self._pump_all()
 
     def shed_one(self) -> bool:
         """Drop the oldest waiting segment of the least urgent lane, if its source cannot wait."""
@@ -243,14 +257,30 @@ class Dispatcher:
             self.router.route(self.arena.headers, waiting)
             for lane in self.lanes:
                 lane.push(waiting)
-            self.assign_workers()
+            self._staff()
 
     def apply(self, name: str, allocation: Allocation) -> None:
         """Give a lane another allocation while it runs. Raises KeyError for an unknown lane."""
-        lane = next((lane for lane in self.lanes if lane.name == name), None)
-        if lane is None:
-            raise KeyError(name)
-        lane.allocation = allocation
+        self.apply_all({name: allocation})
+
+    def apply_all(self, allocations: Mapping[str, Allocation]) -> None:
+        """Give several lanes another allocation at once. Raises KeyError for an unknown lane."""
+        by_name = {lane.name: lane for lane in self.lanes}
+        for name, allocation in allocations.items():
+            by_name[name].allocation = allocation
+        self._staff()
+
+    def cut(self, name: str, max_work_ns: float) -> None:
+        """Let a lane take segments of up to that predicted cost. What is queued stays where it is."""
+        self.router.cut(next(lane.index for lane in self.lanes if lane.name == name), max_work_ns)
+
+    def set_intake(self, level: IntakeLevel) -> None:
+        """``slow``: sources that can wait may fill a quarter of the arena; ``paused``: they wait."""
+        self.room.set_level(level)
+        self.room.offer(self.arena.free_slots)
+
+    def _staff(self) -> None:
+        """Workers for all lanes; the fleet grows when there are too few."""
         needed = sum(lane.allocation.workers for lane in self.lanes)
         if needed > self.fleet.size:
             self.fleet.resize(needed)

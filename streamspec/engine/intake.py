@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xxhash
@@ -16,17 +16,33 @@ if TYPE_CHECKING:
     from streamspec.engine.dispatcher import Dispatcher
 
 
+IntakeLevel = Literal["open", "slow", "paused"]
+"""How freely sources that can wait may take slots."""
+
+
 class Room:
     """Wakes sources that wait for slots. Sources that can wait leave a reserve for those that cannot."""
 
     def __init__(self, slots: int) -> None:
-        self.reserve = 0
         self._slots = slots
+        self._kept = False
+        self._level: IntakeLevel = "open"
         self._waiters: list[asyncio.Future[None]] = []
+        self.reserve = 0
 
     def keep_reserve(self, keep: bool) -> None:
         """A quarter of the arena is kept for sources that cannot wait."""
-        self.reserve = self._slots // 4 if keep else 0
+        self._kept = keep
+        self._weigh()
+
+    def set_level(self, level: IntakeLevel) -> None:
+        """``slow``: sources that can wait may use a quarter of the arena; ``paused``: nothing new of it."""
+        self._level = level
+        self._weigh()
+
+    def _weigh(self) -> None:
+        by_level = {"open": 0, "slow": self._slots - max(self._slots // 4, 1), "paused": self._slots}[self._level]
+        self.reserve = max(by_level, self._slots // 4 if self._kept else 0)
 
     async def wait(self) -> None:
         """Return at the next :meth:`offer` that has something."""
@@ -90,6 +106,9 @@ class EngineIntake:
 
     def commit(self, slots: Sequence[int] | Slots) -> None:
         self._dispatcher.commit(self.source, np.asarray(slots, dtype=np.int32))
+
+    def reject(self, slot: int, error: str) -> None:
+        self._dispatcher.reject(self.source, slot, error)
 
     def release(self, slot: int) -> None:
         self._arena.release(slot)

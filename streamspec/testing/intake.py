@@ -48,6 +48,7 @@ class RecordingIntake:
         self.tally = Tally()
         self.hold = hold
         self.committed: list[Committed] = []
+        self.rejected: list[tuple[Committed, str]] = []
         self.held: list[int] = []
         self.shed_segments = 0
         self._room = asyncio.Event()
@@ -55,6 +56,9 @@ class RecordingIntake:
 
     def acquire(self) -> int:
         return self.arena.acquire()
+
+    def acquire_many(self, count: int) -> Slots:
+        return self.arena.acquire_many(count)
 
     def acquire_by_shedding(self) -> int:
         slot = self.arena.acquire()
@@ -100,6 +104,10 @@ class RecordingIntake:
             else:
                 self.release(slot)
         self._news.set()
+
+    def reject(self, slot: int, error: str) -> None:
+        self.commit([slot])
+        self.rejected.append((self.committed.pop(), error))
 
     def release(self, slot: int) -> None:
         self.arena.release(slot)

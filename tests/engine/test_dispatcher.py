@@ -97,6 +97,32 @@ async def test_a_stage_that_raises_is_retried_then_dead_lettered(order: bytes) -
         assert bench.dispatcher.fleet.restarts == 0
 
 
+class _Picky(ListSource):
+    """Rejects what begins with ``BAD``."""
+
+    async def run(self) -> None:
+        for position, (key, payload) in enumerate(self._segments):
+            slot = await self._slot()
+            self.fill(slot, position, key, payload)
+            if payload.startswith(b"BAD"):
+                self._intake.reject(slot, "not readable")
+            else:
+                self._intake.commit([slot])
+
+
+async def test_what_a_source_rejects_is_dead_lettered_and_holds_nothing_back() -> None:
+    segments = [(b"k", b"SLP3 %d" % i if i % 2 else b"BAD %d" % i) for i in range(20)]
+    async with running() as bench:
+        source = _Picky(segments)
+        await bench.open_source(source)
+        await bench.dispatcher.drain()
+        assert [k.original for k in bench.dead.kept] == [p for _, p in segments if p.startswith(b"BAD")]
+        assert {k.error for k in bench.dead.kept} == {"not readable"}
+        assert [k.payload for k in bench.sink.kept] == [p for _, p in segments if not p.startswith(b"BAD")]
+        assert sorted(source.acknowledged) == list(range(20))
+        assert bench.dispatcher.accounts.dead_lettered_segments == 10
+
+
 @pytest.mark.parametrize("order", [b"SEGV", b"KILL"])
 async def test_a_worker_that_dies_is_replaced_and_its_killer_dead_lettered_after_two(order: bytes) -> None:
     segments = [(b"%d" % (i % 3), order if i == 20 else b"fine %d" % i) for i in range(60)]
