@@ -1,0 +1,236 @@
+"""The controller: observe, let policies propose and the guard dispose, apply the difference, keep the account.
+
+It decides nothing. :meth:`Controller.step` is one turn of the loop on the time that it is given; the timer that
+calls it and the effects beyond the dispatcher (bandwidth classes, cores) are at the rim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import structlog
+
+from streamspec.core.control import (
+    Advice,
+    CacheState,
+    Decision,
+    Effect,
+    Forecast,
+    HostState,
+    LanePlan,
+    Mode,
+    Objective,
+    Observation,
+    Plan,
+    Policy,
+    Ruling,
+)
+from streamspec.engine.dispatcher import Dispatcher, LaneSpec
+from streamspec.engine.observer import Observer
+from streamspec.engine.router import LaneRule
+
+_log = structlog.get_logger("streamspec.controller")
+
+
+class Disposer(Protocol):
+    """The guard, as the controller needs it."""
+
+    def rule(self, observation: Observation, plan: Plan, advice: Sequence[Advice]) -> Ruling:
+        """What of the proposals is done."""
+
+
+class Effects(Protocol):
+    """What lies beyond the dispatcher: told of each plan that comes into force."""
+
+    def apply(self, plan: Plan) -> None:
+        """Bring the host in line with the plan, soon; failures degrade that knob alone and are logged."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the owner of the predictor says of it.
+
+    Attributes:
+        published_ns: when the snapshot in use was published or confirmed last; 0: it does not age.
+        drift, trusted: its own words.
+    """
+
+    published_ns: int = 0
+    drift: bool = False
+    trusted: bool = True
+
+
+@dataclass
+class Surroundings:
+    """What the controller is told by others; each callable is cheap."""
+
+    host: Callable[[], HostState] = HostState
+    model: Callable[[], ModelFacts] = ModelFacts
+    caches: Callable[[], tuple[CacheState, ...]] = tuple
+    effects: Sequence[Effects] = ()
+
+
+@dataclass
+class Controller:
+    """One per service.
+
+    Args:
+        dispatcher, observer: of the service.
+        policies: asked in this order, each turn.
+        guard: disposes.
+        plan: in force at the start; its lanes are the dispatcher's.
+        rules: by traffic class, which segments belong to it, in order of matching.
+        objective: of the service.
+        mode: ``off`` keeps still; ``recommend`` keeps account of what it would do; ``auto`` does it.
+        usable_cores, workers_ceiling: bounds.
+        ledger: told of every decision that proposes something or settles something.
+    """
+
+    dispatcher: Dispatcher
+    observer: Observer
+    policies: Sequence[Policy]
+    guard: Disposer
+    plan: Plan
+    rules: Mapping[str, LaneRule]
+    objective: Objective
+    mode: Mode = "auto"
+    usable_cores: int = 1
+    workers_ceiling: int = 1
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    ledger: Callable[[Decision, Ruling], None] = lambda decision, ruling: None
+
+    def __post_init__(self) -> None:
+        self.started_ns = self.dispatcher.clock.monotonic_ns()
+        self.busy_seconds = 0.0
+        self.turns = 0
+        self._changed_ns: dict[str, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- the loop -----------------------------------------------------------------------------
+    def start(self, period_seconds: float) -> None:
+        """Take a turn every so often until :meth:`close`."""
+        loop = asyncio.get_running_loop()
+
+        def turn() -> None:
+            self._timer = loop.call_later(period_seconds, turn)
+            try:
+                self.step()
+            except Exception:  # the stream goes on with the plan in force
+                _log.exception("control turn failed")
+
+        self._timer = loop.call_later(period_seconds, turn)
+
+    def close(self) -> None:
+        """Take no more turns."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def step(self) -> Decision | None:
+        """One turn. Returns the decision when something was proposed or settled."""
+        now_ns = self.dispatcher.clock.monotonic_ns()
+        observation = self.observe(now_ns)
+        self.turns += 1
+        if self.mode == "off":
+            return None
+        before = self.plan
+        advice = [policy.decide(observation, before) for policy in self.policies]
+        ruling = self.guard.rule(observation, before, advice)
+        if self.mode == "auto" and ruling.plan != before:
+            self.enforce(ruling.plan, now_ns)
+        self.busy_seconds += (self.dispatcher.clock.monotonic_ns() - now_ns) / 1e9
+        proposed = tuple(proposal for answer in advice for proposal in answer.proposals)
+        if not proposed and not ruling.done and not ruling.settled:
+            return None
+        decision = self._decision(observation, advice, ruling, before)
+        self.ledger(decision, ruling)
+        return decision
+
+    def observe(self, now_ns: int) -> Observation:
+        """The observation of the window that ends now."""
+        model = self.surroundings.model()
+        return self.observer.observe(
+            self.dispatcher,
+            now_ns,
+            objective=self.objective,
+            usable_cores=self.usable_cores,
+            workers_ceiling=self.workers_ceiling,
+            cuts={lane.name: lane.up_to_work_ns for lane in self.plan.lanes},
+            changed_ns=self._changed_ns,
+            host=self.surroundings.host(),
+            caches=self.surroundings.caches(),
+            targets=self.plan.targets,
+            price=self.plan.variant_price,
+            published_ns=model.published_ns,
+            started_ns=self.started_ns,
+            drift=model.drift,
+            trusted=model.trusted,
+        )
+
+    def _decision(self, observation: Observation, advice: Sequence[Advice], ruling: Ruling, before: Plan) -> Decision:
+        return Decision(
+            number=ruling.number,
+            at_seconds=self.dispatcher.clock.time_ns() / 1e9,
+            mode=self.mode,
+            policies=tuple(answer.policy for answer in advice),
+            seen=observation,
+            forecast=advice[-1].forecast if advice else Forecast(),
+            before=before,
+            after=ruling.plan,
+            proposed=tuple(proposal for answer in advice for proposal in answer.proposals),
+            refused=ruling.refused,
+            done=ruling.done,
+            fallback=ruling.fallback,
+            expected=ruling.done[0].expected if ruling.done else Effect(),
+        )
+
+    # -- doing --------------------------------------------------------------------------------
+    def enforce(self, plan: Plan, now_ns: int) -> None:
+        """Bring dispatcher and host in line with ``plan``."""
+        before, self.plan = self.plan, plan
+        if _shape(before.lanes) != _shape(plan.lanes):
+            self.dispatcher.set_lanes(self.lane_specs(plan))
+            self._changed_ns = {lane.name: now_ns for lane in plan.lanes}
+        else:
+            for old, new in zip(before.lanes, plan.lanes, strict=True):
+                if old != new:
+                    self._changed_ns[new.name] = now_ns
+                if old.up_to_work_ns != new.up_to_work_ns:
+                    self.dispatcher.cut(new.name, new.up_to_work_ns)
+            changed = {
+                new.name: new.allocation
+                for old, new in zip(before.lanes, plan.lanes, strict=True)
+                if old.allocation != new.allocation
+            }
+            if changed:
+                self.dispatcher.apply_all(changed)
+        foresight = self.dispatcher.foresight
+        if foresight is not None:
+            foresight.price_ns = None if plan.variant_price is None else plan.variant_price * 1e9
+        if plan.intake != before.intake:
+            self.dispatcher.set_intake(plan.intake)
+        for effects in self.surroundings.effects:
+            effects.apply(plan)
+
+    def lane_specs(self, plan: Plan) -> list[LaneSpec]:
+        """The lanes of a plan as the dispatcher takes them, in order of matching: by traffic class, then by cut."""
+        order = list(self.rules)
+        lanes = sorted(plan.lanes, key=lambda lane: (order.index(lane.traffic), lane.up_to_work_ns))
+        return [
+            LaneSpec(
+                name=lane.name,
+                allocation=lane.allocation,
+                urgency=lane.urgency,
+                traffic=order.index(lane.traffic),
+                rule=replace(self.rules[lane.traffic], lane=index, max_work_ns=lane.up_to_work_ns),
+            )
+            for index, lane in enumerate(lanes)
+        ]
+
+
+def _shape(lanes: Sequence[LanePlan]) -> list[tuple[str, str, int]]:
+    """What cannot be changed without making the lanes anew."""
+    return [(lane.name, lane.traffic, lane.urgency) for lane in lanes]
