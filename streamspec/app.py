@@ -30,10 +30,14 @@ from streamspec.engine.fleet import ChainSpec
 from streamspec.engine.foresight import Foresight
 from streamspec.engine.intake import EngineIntake
 from streamspec.engine.router import NO_LIMIT, LaneRule
-from streamspec.stages.chain import FACTORY
+from streamspec.engine.status import ServiceFacts, SourceFacts, StatusReader
+from streamspec.stages.chain import FACTORY, stage_names
+from streamspec.telemetry.decisions import DecisionLog
 from streamspec.telemetry.logging import configure_logging
+from streamspec.telemetry.state import ControlReader, GaugedSource, LearningReader, Mode, NotControllable, Phase
 
 if TYPE_CHECKING:
+    from streamspec.admin.server import AdminServer
     from streamspec.profiler.profiler import Profiler
 
 _log = structlog.get_logger("streamspec.app")
@@ -75,6 +79,12 @@ class Service:
         self._reload_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.started_ns = time.monotonic_ns()
+        self.phase: Phase = "starting"
+        self.decisions = DecisionLog()
+        self.learning: LearningReader | None = None
+        self.control: ControlReader | None = None
+        self.status: StatusReader | None = None
+        self.admin: AdminServer | None = None
         engine = self.config.engine
         layout = engine.layout
         arena = Arena(layout, Arena.slots_within(layout, engine.arena_bytes))
@@ -99,6 +109,7 @@ class Service:
         try:
             await self._start()
             await self._until_done()
+            self.phase = "draining"
             await self._stop_sources()
             if self._error is None:
                 await self._drain()
@@ -111,6 +122,7 @@ class Service:
         return EXIT_OK
 
     async def _start(self) -> None:
+        await self._open_admin()
         for name, sink in self.config.sinks.items():
             self.dispatcher.delivery.sinks.append(await self._open_sink(name, sink))
         if self.config.dead_letter is not None:
@@ -122,6 +134,7 @@ class Service:
         for running in self.sources.values():
             self._run_source(running)
         self.started_ns = time.monotonic_ns()
+        self.phase = "running"
         _log.info("started", sources=list(self.config.sources), workers=self.config.fleet_workers)
 
     async def _until_started(self, start: Any) -> None:
@@ -172,6 +185,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await self._stop_sources()
+        await self._close_admin()
         left = self.dispatcher.abandon_unfinished("stopped")
         if left:
             _log.error("stopped before everything was finished", segments=left)
@@ -283,6 +297,9 @@ class Service:
         """
         async with self._reload_lock:
             config = _keep_fixed(self.config, config)
+            if config.admin != self.config.admin:
+                _log.warning("needs a restart, stays as it is", section="admin")
+                config = config.model_copy(update={"admin": self.config.admin})
             if config.stages != self.config.stages:
                 await self.dispatcher.replace_chain(chain_spec(config), build_reducers(config))
                 self.config = self.config.model_copy(update={"stages": config.stages})
@@ -354,6 +371,58 @@ class Service:
             await running.source.close()
         self.dispatcher.remove_source(running.source)
         del self.sources[name]
+
+    # -- what is shown and switched over HTTP -------------------------------------------------
+    async def _open_admin(self) -> None:
+        if self.config.admin is None:
+            return
+        from streamspec.admin.server import AdminServer
+
+        self.status = StatusReader(self.dispatcher, self._facts, self.decisions)
+        admin = AdminServer(self.config.admin, self.status, self)
+        await admin.open()
+        self.status.start()
+        self.admin = admin
+
+    async def _close_admin(self) -> None:
+        if self.admin is not None:
+            await self.admin.close()
+        if self.status is not None:
+            self.status.close()
+
+    def _facts(self) -> ServiceFacts:
+        config = self.config
+        return ServiceFacts(
+            phase=self.phase,
+            objective_latency_seconds=config.objective.latency,
+            percentile=config.objective.percentile,
+            stage_names=stage_names([stage.type for stage in config.stages]),
+            sources=[
+                SourceFacts(
+                    name,
+                    running.config.model_dump(include={"type"})["type"],
+                    running.task is not None and not running.task.done(),
+                    running.intake.tally.counts,
+                    running.source.gauges() if isinstance(running.source, GaugedSource) else {},
+                )
+                for name, running in self.sources.items()
+            ],
+            sink_types={name: sink.model_dump(include={"type"})["type"] for name, sink in config.sinks.items()},
+            learning=self.learning,
+            control=self.control,
+        )
+
+    def set_mode(self, mode: Mode) -> None:
+        """Another mode of the controller. Raises NotControllable where there is none."""
+        if self.control is None:
+            raise NotControllable("there is no controller", where="control.mode", value=mode)
+        self.control.set_mode(mode)
+
+    def pause_learning(self, paused: bool) -> None:
+        """Stop or resume learning. Raises NotControllable where nothing is learned."""
+        if self.learning is None:
+            raise NotControllable("nothing is learned here", where="learning")
+        self.learning.pause(paused)
 
     # -- reading ------------------------------------------------------------------------------
     def summary(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from streamspec.admin.config import AdminConfig
 from streamspec.config.checks import cross_findings
 from streamspec.config.problems import format_path
 from streamspec.core.component import ComponentConfig
@@ -258,6 +259,10 @@ class ServiceConfig(ComponentConfig):
         "with all workers.",
     )
     logging: LoggingConfig = Field(default=LoggingConfig(), description="Log lines on standard error.")
+    admin: AdminConfig | None = Field(
+        default=None,
+        description="Dashboard, API, metrics and health over HTTP; unset: no port is opened. `admin: {}` is enough.",
+    )
 
     @model_validator(mode="after")
     def _sections_agree(self) -> ServiceConfig:

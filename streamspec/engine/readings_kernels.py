@@ -59,9 +59,10 @@ def add_rows(
 ) -> None:
     """Add finished segments.
 
-    ``objectives_ns`` is ``int64 (lanes,)``; ``lanes`` ``(lanes, COLUMNS)``; ``useful`` ``(lanes, buckets)``, a histogram of useful time;
-    ``content`` ``(CONTENT_ROWS, 2)``, segments and bytes; ``errors`` ``(kinds, MAX_STAGES + 1)``; ``stages``
-    ``(MAX_STAGES,)``, useful nanoseconds; ``cells`` ``(WORK_CELLS, WORK_CELLS)``, predicted by measured.
+    ``objectives_ns`` is ``int64 (lanes,)``; ``lanes`` ``(lanes, COLUMNS)``; ``useful`` ``(lanes, buckets)``, a
+    histogram of useful time; ``content`` ``(CONTENT_ROWS, 2)``, segments and bytes; ``errors`` ``(kinds,
+    MAX_STAGES + 1)``; ``stages`` ``(MAX_STAGES,)``, useful nanoseconds; ``cells`` ``(WORK_CELLS, WORK_CELLS)``,
+    predicted by measured.
     """
     for i in range(rows.shape[0]):
         row = rows[i]

@@ -59,6 +59,8 @@ class ServiceFacts:
     lane_objectives_seconds: Mapping[str, float] = field(default_factory=dict)
     """Of lanes that serve a traffic class with an objective of its own."""
     health: Sequence[state.ComponentHealth] = ()
+    learning: state.LearningReader | None = None
+    control: state.ControlReader | None = None
 
     def objective_of(self, lane: str) -> float:
         """Latency objective of a lane in seconds."""
@@ -82,15 +84,14 @@ class Mark:
 class StatusReader:
     """Implements ``StateReader`` for one dispatcher; lives in its event loop.
 
-    Attributes:
-        decisions: of the controller, if there is one.
-        learning, control: set by whoever owns them.
+    Args:
+        dispatcher: whose status this is.
+        facts: what it cannot know; asked for at each reading.
+        decisions: of the controller.
     """
 
-    def __init__(self, dispatcher: Dispatcher, facts: Callable[[], ServiceFacts]) -> None:
-        self.decisions = DecisionLog()
-        self.learning: state.LearningReader | None = None
-        self.control: state.ControlReader | None = None
+    def __init__(self, dispatcher: Dispatcher, facts: Callable[[], ServiceFacts], decisions: DecisionLog) -> None:
+        self.decisions = decisions
         self._dispatcher = dispatcher
         self._facts = facts
         self.readings = Readings(dispatcher.accounts, lambda lane: facts().objective_of(lane))
@@ -132,10 +133,10 @@ class StatusReader:
         objective = _objective(facts, past, now)
         sources = tuple(_source(source) for source in facts.sources)
         control = state.ControlStatus(
-            mode="off" if self.control is None else self.control.mode,
+            mode="off" if facts.control is None else facts.control.mode,
             outcomes=dict(self.decisions.outcomes),
             refusals=dict(self.decisions.refusals),
-            fallback="" if self.control is None else self.control.fallback,
+            fallback="" if facts.control is None else facts.control.fallback,
         )
         measured = _work(sum(now.lanes.values()) - _sum_known(past, now)) if now.lanes else state.WorkTotals()
         return state.ServiceState(
@@ -161,7 +162,7 @@ class StatusReader:
             arena=self._arena(),
             fleet=self._fleet(),
             control=control,
-            learning=None if self.learning is None else self.learning.status(),
+            learning=None if facts.learning is None else facts.learning.status(),
             health=self._health(facts, lanes, past, now),
             work_error_ratio=measured.error_ratio,
             work_cells=_cells(past, now),
@@ -199,7 +200,7 @@ class StatusReader:
         recent = _recent(past.lanes, now.lanes, lane.name)
         histograms = _recent(past.histograms, now.histograms, lane.name)
         oldest_ns = lane.oldest_arrival_ns()
-        extra = () if self.control is None else self.control.knobs(lane.name)
+        extra = () if facts.control is None else facts.control.knobs(lane.name)
         return state.LaneStatus(
             name=lane.name,
             index=lane.index,
@@ -271,7 +272,7 @@ class StatusReader:
     def _health(
         self, facts: ServiceFacts, lanes: Sequence[state.LaneStatus], past: Mark, now: Mark
     ) -> tuple[state.ComponentHealth, ...]:
-        owners = [owner.health() for owner in (self.learning, self.control) if owner is not None]
+        owners = [owner.health() for owner in (facts.learning, facts.control) if owner is not None]
         late = {lane.name: _late_ratio(_recent(past.lanes, now.lanes, lane.name)) for lane in lanes}
         shed = int((now.accounts - past.accounts)[kernels.SHED_SEGMENTS])
         own = findings(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import structlog
 
-from streamspec.core.control import EVERYTHING, Decision, Effect, LanePlan, Proposal, Settled, Value
+from streamspec.core.control import EVERYTHING, Decision, Effect, Forecast, LanePlan, Proposal, Settled, Value
 from streamspec.core.units import format_bytes, format_seconds
 
 _log = structlog.get_logger("streamspec.decisions")
@@ -134,8 +135,8 @@ def decision_view(decision: Decision, time_seconds: float) -> DecisionView:
         steps=steps,
         refused=refused,
         fallback=decision.fallback,
-        seen=facts,
-        forecast={part.name: getattr(decision.forecast, part.name) for part in fields(decision.forecast)},
+        seen={name: value for name, value in facts.items() if math.isfinite(value)},
+        forecast=_numbers(decision.forecast),
         expected=effect_numbers(decision.expected),
         measured=None if decision.measured is None else effect_numbers(decision.measured),
     )
@@ -143,8 +144,12 @@ def decision_view(decision: Decision, time_seconds: float) -> DecisionView:
 
 def effect_numbers(effect: Effect) -> dict[str, float]:
     """What an effect says, without what it does not say."""
-    told = {part.name: getattr(effect, part.name) for part in fields(effect)}
-    return {name: value for name, value in told.items() if value is not None}
+    return _numbers(effect)
+
+
+def _numbers(row: Effect | Forecast) -> dict[str, float]:
+    values = {part.name: getattr(row, part.name) for part in fields(row)}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def _step(proposal: Proposal, *, rule: str = "", why: str = "", granted: Value = None) -> StepView:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from streamspec.core.errors import StreamspecError
 
@@ -311,6 +311,15 @@ class Histograms:
     wait: Mapping[str, Histogram]
     useful: Mapping[str, Histogram]
     loop_lag: Histogram
+
+
+@runtime_checkable
+class GaugedSource(Protocol):
+    """A source with readings beside its tally."""
+
+    def gauges(self) -> Mapping[str, float]:
+        """By bounded name: ``lag_records`` (behind the end of its partitions), ``span_records`` (from the first
+        unfinished record to the newest one taken), ..."""
 
 
 class StateReader(Protocol):
