@@ -21,6 +21,7 @@ MAX_VARIANTS = 16
 """Most variants of one stage."""
 
 Features = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Target = Literal["useful_time", "output_ratio"]
 
 PREDICTION = np.dtype(
@@ -33,6 +34,30 @@ PREDICTION = np.dtype(
     align=True,
 )
 """One row per segment; work in nanoseconds."""
+
+
+LATENCY = np.dtype([("expected_ns", "<f4"), ("upper_ns", "<f4"), ("miss_chance", "<f4")], align=True)
+"""One row per segment: end-to-end latency, its bound at the same coverage, and the probability to miss the objective
+(0 without one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """What latency depends on beside wait and work.
+
+    Attributes:
+        lane: index of the lane.
+        workers: that the lane has.
+        batch: most segments of one message to a worker.
+        nice: level of its workers.
+        host_load: share of the usable cores that is busy (0 to 1).
+    """
+
+    lane: int = 0
+    workers: int = 1
+    batch: int = 16
+    nice: int = 0
+    host_load: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +111,20 @@ class Predictor(Protocol):
             features: as the profiler filled them; NaN and infinities are taken as zero.
             host_load: share of the usable cores that is busy (0 to 1).
             out: every field is finite and not negative afterwards.
+        """
+
+
+class LatencyPredictor(Protocol):
+    """What a predictor may also know: how long segments take from arrival to delivery."""
+
+    def predict_latency(
+        self, wait_ns: Floats, work_ns: Floats, lane: LaneState, objective_ns: float, out: Rows
+    ) -> None:
+        """Fill ``out`` (``LATENCY``, n rows).
+
+        Args:
+            wait_ns: time each segment will wait before its first stage, as the caller computes it; shape ``(n,)``.
+            work_ns: useful time predicted of each, ``work_ns`` of its prediction; shape ``(n,)``.
+            lane: where they will run.
+            objective_ns: the latency objective, 0 for none.
         """
