@@ -11,8 +11,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from streamspec.core.errors import InternalError
@@ -89,6 +90,18 @@ class Connection:
         if found != "ok":
             raise self._damaged(str(found).replace("\n", " "))
 
+    def typed(self, rows: Iterable[tuple[Any, ...] | None], *types: type) -> Iterator[tuple[Any, ...]]:
+        """The rows, each value of the type it was stored as; None among them are left out.
+
+        Raises:
+            DatabaseDamaged: one is of another type.
+        """
+        for row in rows:
+            if row is not None:
+                if not all(map(isinstance, row, types)):
+                    raise self._damaged("a value of another type than was stored")
+                yield row
+
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
         with self._lock:
@@ -156,27 +169,19 @@ class Connection:
                 database.execute("PRAGMA journal_mode = WAL")
                 self._migrate(database)
             elif not os.access(self.path, os.W_OK):
-                raise DatabaseUnusable(
-                    "cannot be written", where=str(self.path), next_step=_NEXT_STEP["read"]
-                )  # SQLite falls back to reading only, silently
+                raise self._unusable("cannot be written", "read")  # SQLite reads on, silently
         except BaseException:
             database.close()
             raise
         return database
 
     def _look_first(self) -> None:
-        """What is refused was opened for reading only, and so is left as it was to the byte."""
-        with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_size == 0:
-                return
-            database = self._connect("mode=ro")
-            try:
-                self._version(database)
-            except sqlite3.OperationalError as error:
-                if _primary(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-                    raise
-            finally:
-                database.close()
+        """What is refused is found out without creating or changing a file; all else the real opening finds."""
+        if not self.path.is_file() or self.path.stat().st_size == 0:
+            return
+        database = self._connect("mode=ro" if self._journal_holds() else "mode=ro&immutable=1")
+        with contextlib.closing(database), contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
+            self._version(database)
 
     def _connect(self, how: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -231,6 +236,8 @@ class Connection:
             yield
         except sqlite3.Error as error:
             raise self._meaning(error) from error
+        except UnicodeDecodeError as error:
+            raise self._damaged(str(error)) from error
         except OSError as error:
             raise self._unusable(str(error.strerror), "read") from error
 
@@ -245,6 +252,8 @@ class Connection:
             )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT):
             return self._damaged(told)  # our statements are fixed: what they do not fit was changed
+        if code == sqlite3.SQLITE_READONLY:
+            return self._unusable("cannot be written", "read")
         if code == sqlite3.SQLITE_FULL:
             return self._unusable("the disk is full", "full")
         if isinstance(error, sqlite3.ProgrammingError):

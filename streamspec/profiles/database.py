@@ -143,7 +143,7 @@ class ProfileDatabase:
         }
         with self._connection.writing() as database:
             if parent is not None and self._role(database, name, parent) is None:
-                raise self._unknown(name, parent)
+                raise self._unknown(database, name, parent)
             newest = "SELECT coalesce(max(version), 0) FROM models WHERE name = ?"
             version = int(database.execute(newest, (name,)).fetchone()[0]) + 1
             manifest = sealed({**fields, "version": version}, content, self._place(name, version))
@@ -165,7 +165,7 @@ class ProfileDatabase:
             ).fetchall()
         return [
             to_record(from_json(manifest, place := self._place(of, version)), role, place)
-            for of, version, role, manifest in rows
+            for of, version, role, manifest in self._connection.typed(rows, str, int, str, bytes)
         ]
 
     def model(self, name: str, version: int | None = None) -> StoredModel | None:
@@ -203,8 +203,7 @@ class ProfileDatabase:
             UsageError: there is no such version.
             ContentRefused: it is not authentic.
         """
-        if self.model(name, version) is None:
-            raise self._unknown(name, version)
+        self._known(name, version)
         with self._connection.writing() as database:
             if self._role(database, name, version) == "champion":
                 return
@@ -224,10 +223,7 @@ class ProfileDatabase:
         """
         from streamspec.profiles.model_file import write_model
 
-        stored = self.model(name, version)
-        if stored is None:
-            raise self._unknown(name, version)
-        write_model(path, asdict(stored), self._signing_key(), overwrite=overwrite)
+        write_model(path, asdict(self._known(name, version)), self._signing_key(), overwrite=overwrite)
 
     def import_(
         self, path: Path, *, name: str | None = None, role: Role = "archived", trust: bool = False
@@ -309,18 +305,23 @@ class ProfileDatabase:
                 "SELECT manifest FROM online_states "
                 "WHERE id IN (SELECT max(id) FROM online_states GROUP BY name) ORDER BY name"
             ).fetchall()
-        return [to_state_record(from_json(manifest, place := str(self.path)), place) for (manifest,) in rows]
+        place = f"{self.path}: online states"
+        return [to_state_record(from_json(text, place), place) for (text,) in self._connection.typed(rows, bytes)]
 
-    def _states(self, name: str) -> Iterator[tuple[bytes, str, bytes, bytes]]:
-        with self._connection.reading() as database:
-            ids = database.execute("SELECT id FROM online_states WHERE name = ? ORDER BY id DESC", (name,)).fetchall()
-        for (number,) in ids:  # one at a time: a state can be large, and the newest is nearly always good
+    def _states(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """From the newest on, one at a time: a state can be large, and the newest is nearly always good."""
+        before = 2**63 - 1
+        while True:
             with self._connection.reading() as database:
                 row = database.execute(
-                    "SELECT manifest, key, signature, content FROM online_states WHERE id = ?", (number,)
+                    "SELECT id, manifest, key, signature, content FROM online_states "
+                    "WHERE name = ? AND id < ? ORDER BY id DESC LIMIT 1",
+                    (name, before),
                 ).fetchone()
-            if row is not None:
-                yield row
+            if row is None:
+                return
+            ((before, *state),) = self._connection.typed([row], int, bytes, str, bytes, bytes)
+            yield tuple(state)
 
     # -- decisions -----------------------------------------------------------------------------
     def store_decisions(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -351,7 +352,8 @@ class ProfileDatabase:
                 "ORDER BY id DESC LIMIT ?",
                 (kind, kind, since_ns, last),
             ).fetchall()
-        return [from_json(document, f"{self.path}: decisions") for (document,) in reversed(rows)]
+        place = f"{self.path}: decisions"
+        return [from_json(document, place) for (document,) in self._connection.typed(reversed(rows), bytes)]
 
     # -- speed-up curves -----------------------------------------------------------------------
     def store_speedup(self, key: str, curve: Mapping[int, float]) -> None:
@@ -369,29 +371,32 @@ class ProfileDatabase:
         """The curve kept under ``key``; None when there is none."""
         with self._connection.reading() as database:
             row = database.execute("SELECT curve FROM speedups WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
-        return {int(workers): float(speedup) for workers, speedup in from_json(row[0], f"{self.path}: {key}").items()}
+        for (curve,) in self._connection.typed([row], bytes):
+            return {int(workers): float(speedup) for workers, speedup in from_json(curve, str(self.path)).items()}
+        return None
 
     # -- inside --------------------------------------------------------------------------------
     def _load(self, which: str, values: tuple[Any, ...]) -> StoredModel | None:
         with self._connection.reading() as database:
             row = database.execute(
-                "SELECT m.name, m.version, m.role, m.manifest, m.key, m.signature, c.content FROM models AS m "
+                "SELECT m.name, m.version, m.role, m.manifest, m.key, m.signature, coalesce(c.content, X'') "
+                "FROM models AS m "
                 f"LEFT JOIN model_contents AS c ON c.name = m.name AND c.version = m.version WHERE {which}",
                 values,
             ).fetchone()
         if row is None:
             return None
-        name, version, role, manifest, key, signature, content = row
+        ((name, version, role, manifest, key, signature, content),) = self._connection.typed(
+            [row], str, int, str, bytes, str, bytes, bytes
+        )
         where = self._place(name, version)
         check_signature(self._checking_key(), key, signature, b"model", manifest, where=where)
         document = from_json(manifest, where)
-        check_digest(document, content or b"", where)
+        check_digest(document, content, where)
         record = to_record(document, role, where)
         if (record.name, record.version) != (name, version):
             raise ContentRefused("was stored as another model", where=where, value=f"{record.name} {record.version}")
-        return StoredModel(**asdict(record), content=content or b"")
+        return StoredModel(**asdict(record), content=content)
 
     @staticmethod
     def _role(database: sqlite3.Connection, name: str, version: int) -> str | None:
@@ -417,12 +422,20 @@ class ProfileDatabase:
     def _place(self, name: str, version: int) -> str:
         return f"{os.fspath(self.path)}: model {name} {version}"
 
-    def _unknown(self, name: str, version: int) -> UsageError:
-        known = [str(record.version) for record in self.models(name)] or sorted({r.name for r in self.models()})
+    def _known(self, name: str, version: int) -> StoredModel:
+        stored = self.model(name, version)
+        if stored is None:
+            with self._connection.reading() as database:
+                raise self._unknown(database, name, version)
+        return stored
+
+    def _unknown(self, database: sqlite3.Connection, name: str, version: int) -> UsageError:
+        versions = database.execute("SELECT version FROM models WHERE name = ? ORDER BY version", (name,)).fetchall()
+        names = database.execute("SELECT DISTINCT name FROM models ORDER BY name").fetchall()
         return UsageError(
-            "no such version of a model" if known else "no such model",
+            "no such version of a model" if versions else "no such model",
             where=str(self.path),
             value=f"{name} {version}",
-            allowed=", ".join(known) or "nothing is stored yet",
+            allowed=", ".join(str(known) for (known,) in versions or names) or "nothing is stored yet",
             next_step="`streamspec models list` shows what there is",
         )
