@@ -242,6 +242,7 @@ class Observer:
                 finished_per_second=tuple(per_second[:, columns.FINISHED].tolist()),
                 misses_per_second=tuple(per_second[:, columns.MISSED].tolist()),
                 measured_seconds_per_second=tuple((per_second[:, columns.MEASURED] / 1e9).tolist()),
+                measured_squares_per_second=tuple((per_second[:, columns.MEASURED_SQUARES] / 1e18).tolist()),
             ),
             heaviest_key_ratio=_ratio(heaviest, work),
             order_wait_ratio=_ratio(waits[columns.ORDER_SUM], waits[columns.LATENCY_SUM]),

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 TENTHS = 10
 KEY_BUCKETS = 1024
 
-ARRIVED_SEGMENTS, ARRIVED_WORK, FINISHED, MISSED, MEASURED, BIN_COLUMNS = range(6)
+ARRIVED_SEGMENTS, ARRIVED_WORK, FINISHED, MISSED, MEASURED, MEASURED_SQUARES, BIN_COLUMNS = range(7)
 """Columns of ``bins (T, B, BIN_COLUMNS)``."""
 
 LATENCY_SUM, ORDER_SUM, SINK_SUM, WAIT_COLUMNS = range(4)
@@ -108,6 +108,7 @@ def finished(
         bins[traffic, place, FINISHED] += 1
         bins[traffic, place, MISSED] += missed
         bins[traffic, place, MEASURED] += measured
+        bins[traffic, place, MEASURED_SQUARES] += measured * measured
         if out.ending == SHED:
             continue
         lanes[lane, LANE_FINISHED] += 1
