@@ -7,7 +7,6 @@ import logging
 from streamspec.core.errors import DependencyUnavailable
 
 
-
 def quiet() -> None:
     """aiokafka tells each failed attempt in lines of its own; ours say it once, with what to do."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
