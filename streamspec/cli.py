@@ -135,6 +135,81 @@ def profile(
     run_profile(paths, segment_bytes=segment_bytes, every_byte=every_byte, as_json=as_json, plot=plot)
 
 
+models = typer.Typer(help="The stored models of what segments cost: list, compare, promote, carry elsewhere.")
+app.add_typer(models, name="models", no_args_is_help=True)
+
+Database = Annotated[Path, typer.Option("--database", metavar="FILE", help="Resource Profile Database.")]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.", show_default=False)]
+ModelVersion = Annotated[
+    int | None,
+    typer.Option("--version", min=1, help="By default the champion, or else the newest.", show_default=False),
+]
+PROFILES = Path("profiles.db")
+
+
+@models.command("list")
+def models_list(database: Database = PROFILES, as_json: AsJson = False) -> None:
+    """Every version with its role, parent, size and metrics, and the state of online models."""
+    from streamspec.models_command import list_models
+
+    list_models(database, as_json=as_json)
+
+
+@models.command("show")
+def models_show(
+    name: ModelName, version: ModelVersion = None, database: Database = PROFILES, as_json: AsJson = False
+) -> None:
+    """All that is known of one version, and whether its content is authentic."""
+    from streamspec.models_command import show_model
+
+    show_model(database, name, version, as_json=as_json)
+
+
+@models.command("promote")
+def models_promote(
+    name: ModelName,
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Of the model.", show_default=False)],
+    database: Database = PROFILES,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion, which services use; the one before is archived, and can be promoted again."""
+    from streamspec.models_command import promote_model
+
+    promote_model(database, name, version, as_json=as_json)
+
+
+@models.command("export")
+def models_export(
+    name: ModelName,
+    file: Annotated[Path, typer.Argument(metavar="TO", help="File to write.", show_default=False)],
+    version: ModelVersion = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    database: Database = PROFILES,
+    as_json: AsJson = False,
+) -> None:
+    """Write one version to a file, signed with this database's key."""
+    from streamspec.models_command import export_model
+
+    export_model(database, name, version, file, overwrite=overwrite, as_json=as_json)
+
+
+@models.command("import")
+def models_import(
+    file: Annotated[Path, typer.Argument(metavar="FROM", help="File that `models export` wrote.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Store it under this name.", show_default=False)] = None,
+    role: Annotated[str, typer.Option(help="archived, challenger or champion.")] = "archived",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Take it though another key signed it; never for pickled content.")
+    ] = False,
+    database: Database = PROFILES,
+    as_json: AsJson = False,
+) -> None:
+    """Store an exported model as a new version."""
+    from streamspec.models_command import import_model
+
+    import_model(database, file, name=name, role=role, trust=trust, as_json=as_json)
+
+
 @app.command()
 def version(as_json: AsJson = False) -> None:
     """Print the version."""

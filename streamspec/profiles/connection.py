@@ -25,8 +25,9 @@ _JOURNAL_LIMIT_BYTES = 16 << 20
 _NEXT_STEP = {
     "full": "free space on that file system",
     "read": "make the file and its folder accessible to this user, or name another with --database",
+    "missing": "train a model (`streamspec train`), or name another file with --database",
     "locked": "wait, or end the process that holds it",
-    "damaged": "restore a copy; the service puts it aside at its start and begins a new one",
+    "damaged": "restore a copy, or move it away and train anew",
 }
 
 
@@ -60,7 +61,7 @@ class Connection:
         self._busy_seconds = busy_seconds
         self._migrations = migrations
         if (read_only or not create) and not path.exists():
-            raise self._unusable("there is no such database", "read")
+            raise self._unusable("there is no such database", "missing")
         with self._errors():
             self._database = self._open()
 

@@ -15,10 +15,11 @@ from streamspec.core.clock import SystemClock
 from streamspec.core.interfaces import Clock
 from streamspec.profiles.database import ProfileDatabase
 from streamspec.profiles.refusals import DatabaseDamaged, DatabaseUnusable
-from streamspec.profiles.signing import SigningKey
+from streamspec.profiles.signing import SigningKey, key_path
 
 _log = structlog.get_logger("streamspec.profiles.database")
 _COMPANIONS = ("-journal", "-wal", "-shm")
+_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
 def open_or_set_aside(
@@ -29,6 +30,8 @@ def open_or_set_aside(
     clock: Clock | None = None,
 ) -> tuple[ProfileDatabase | None, str | None]:
     """Open the database; a damaged one is first renamed to ``NAME.damaged-TIMESTAMP``, never overwritten.
+
+    Only what is named as a database (``.db``, ``.sqlite``, ``.sqlite3``) or has its key beside it is renamed.
 
     Args:
         path: of the database.
@@ -44,12 +47,19 @@ def open_or_set_aside(
         try:
             return _open_whole(path, key, busy_seconds), None
         except DatabaseDamaged:
+            if not _is_named_as_ours(path):
+                raise
             with _one_at_a_time(path.parent):
                 return _replace_damaged(path, key, busy_seconds, clock or SystemClock())
     except (DatabaseUnusable, OSError) as error:
         reason = str(error)
         _log.warning("profile database not used; costs are predicted from size alone", reason=reason)
         return None, reason
+
+
+def _is_named_as_ours(path: Path) -> bool:
+    """A slip of the pen in a configuration must not rename a capture or a system's file."""
+    return path.suffix in _SUFFIXES or key_path(path).exists()
 
 
 def _open_whole(path: Path, key: SigningKey | bytes | Path | None, busy_seconds: float) -> ProfileDatabase:

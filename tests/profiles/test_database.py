@@ -22,7 +22,6 @@ from structlog.testing import capture_logs
 
 from streamspec.core.errors import InternalError, UsageError
 from streamspec.core.features import FEATURE_SCHEMA_VERSION
-from streamspec.profiles import connection as connection_module
 from streamspec.profiles.connection import Connection
 from streamspec.profiles.database import KEPT_STATES, ProfileDatabase
 from streamspec.profiles.refusals import (
@@ -363,6 +362,16 @@ def test_what_was_set_aside_is_never_overwritten(path: Path, monkeypatch: pytest
     assert [file.read_bytes()[:5] for file in kept] == [b"first", b"secon", b"third"]
 
 
+def test_a_file_that_was_named_by_mistake_is_left_alone(tmp_path: Path) -> None:
+    capture = tmp_path / "today.pcap"
+    capture.write_bytes(b"\xd4\xc3\xb2\xa1" * 100)
+    with capture_logs() as logs:
+        assert open_or_set_aside(capture)[0] is None
+    assert "not a database" in logs[0]["reason"]
+    assert [file.name for file in tmp_path.iterdir()] == ["today.pcap"]
+    assert capture.read_bytes() == b"\xd4\xc3\xb2\xa1" * 100
+
+
 def test_a_missing_table_is_damage(path: Path) -> None:
     with ProfileDatabase.open(path) as database:
         tamper(path, "DROP TABLE decisions")
@@ -561,7 +570,7 @@ def test_threads_share_one_object(database: ProfileDatabase) -> None:
 
 
 def test_it_does_not_survive_a_fork(database: ProfileDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module.os, "getpid", lambda: -1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(InternalError, match="fork"):
         database.models()
 
