@@ -138,7 +138,8 @@ class StatusReader:
             refusals=dict(self.decisions.refusals),
             fallback="" if facts.control is None else facts.control.fallback,
         )
-        measured = _work(sum(now.lanes.values()) - _sum_known(past, now)) if now.lanes else state.WorkTotals()
+        change = np.sum(list(now.lanes.values()), axis=0) - _sum_known(past, now)
+        work = _work(change)
         return state.ServiceState(
             version=streamspec.__version__,
             phase=facts.phase,
@@ -147,7 +148,7 @@ class StatusReader:
             uptime_seconds=(time.monotonic_ns() - self._started_ns) / 1e9,
             objective=objective,
             totals=self._totals(sources),
-            rates=_rates(past, now, seconds, measured),
+            rates=_rates(past, now, seconds, change),
             lanes=lanes,
             sources=sources,
             sinks=tuple(
@@ -164,7 +165,7 @@ class StatusReader:
             control=control,
             learning=None if facts.learning is None else facts.learning.status(),
             health=self._health(facts, lanes, past, now),
-            work_error_ratio=measured.error_ratio,
+            work_error_ratio=work.error_ratio,
             work_cells=_cells(past, now),
             loop_lag_seconds=self._lag_seconds,
         )
@@ -352,7 +353,7 @@ def _objective(facts: ServiceFacts, past: Mark, now: Mark) -> state.ObjectiveSta
     return state.ObjectiveStatus(facts.objective_latency_seconds, facts.percentile, met)
 
 
-def _rates(past: Mark, now: Mark, seconds: float, work: state.WorkTotals) -> state.Rates:
+def _rates(past: Mark, now: Mark, seconds: float, lanes: Counts) -> state.Rates:
     change = (now.accounts - past.accounts) / seconds
     dropped = sum(now.dropped.values()) - sum(past.dropped.get(name, 0) for name in now.dropped)
     return state.Rates(
@@ -363,8 +364,10 @@ def _rates(past: Mark, now: Mark, seconds: float, work: state.WorkTotals) -> sta
         shed_segments=float(change[kernels.SHED_SEGMENTS]),
         dead_lettered_segments=float(change[kernels.DEAD_SEGMENTS]),
         dropped_packets=dropped / seconds,
-        predicted_seconds=work.predicted_seconds / seconds,
-        measured_seconds=work.measured_seconds / seconds,
+        predicted_seconds=int(lanes[columns.PREDICTED_NS]) / 1e9 / seconds
+        if lanes[columns.PREDICTED_SEGMENTS]
+        else None,
+        measured_seconds=int(lanes[columns.USEFUL_NS]) / 1e9 / seconds,
     )
 
 

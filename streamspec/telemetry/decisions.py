@@ -183,16 +183,26 @@ def _lane_text(lane: LanePlan) -> str:
 
 def _sentence(steps: tuple[StepView, ...], refused: tuple[StepView, ...], fallback: str) -> str:
     done = "; ".join(_change(step) for step in steps)
-    kept = "; ".join(f"not {_change(step)}: {step.why or step.rule.replace('_', ' ')}" for step in refused)
+    kept = "; ".join(f"{_stays(step)}: {step.why or step.rule.replace('_', ' ')}" for step in refused)
     without = f"predictions are not used: {fallback}" if fallback else ""
     return ". ".join(part for part in (done, kept, without) if part) or "nothing to do"
 
 
 def _change(step: StepView) -> str:
-    where = f"{step.lane}: " if step.lane else ""
-    what = f"{where}{step.knob.replace('_', ' ')} {_amount(step.knob, step.before)} to {_amount(step.knob, step.after)}"
+    return f"{_what(step)} {_amount(step.knob, step.before)} to {_amount(step.knob, step.after)}{_because(step)}"
+
+
+def _stays(step: StepView) -> str:
+    return f"{_what(step)} not {_amount(step.knob, step.after)}{_because(step)}"
+
+
+def _what(step: StepView) -> str:
+    return f"{step.lane}: {step.knob.replace('_', ' ')}" if step.lane else step.knob.replace("_", " ")
+
+
+def _because(step: StepView) -> str:
     because = step.detail or step.reason.replace("_", " ")
-    return f"{what} ({because})" if because else what
+    return f" ({because})" if because else ""
 
 
 def _amount(knob: str, value: Shown) -> str:

@@ -27,7 +27,7 @@ class Point:
     lost: float
     lanes: dict[str, tuple[float, float, float | None, float | None, int, int]]
     content: dict[str, float]
-    work: tuple[float, float, float | None]
+    work: tuple[float | None, float, float | None]
 
 
 def point_of(state: ServiceState) -> Point:
@@ -50,7 +50,11 @@ def point_of(state: ServiceState) -> Point:
             for lane in state.lanes
         },
         content={share.type: _short(share.bytes_per_second) for share in state.content if share.bytes_per_second},
-        work=(_small(rates.predicted_seconds), _small(rates.measured_seconds), state.work_error_ratio),
+        work=(
+            None if rates.predicted_seconds is None else _small(rates.predicted_seconds),
+            _small(rates.measured_seconds),
+            state.work_error_ratio,
+        ),
     )
 
 

@@ -198,8 +198,10 @@ class Rates:
     shed_segments: float = 0.0
     dead_lettered_segments: float = 0.0
     dropped_packets: float = 0.0
-    predicted_seconds: float = 0.0
+    predicted_seconds: float | None = None
+    """Work predicted, of the segments that had a prediction."""
     measured_seconds: float = 0.0
+    """Work measured, of all."""
 
 
 @dataclass(frozen=True, slots=True)
