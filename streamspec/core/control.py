@@ -66,6 +66,7 @@ class CostHistogram:
         finished_per_second: segments finished per second, by the work that was predicted of them.
         misses_per_second: those among them that missed the objective; shed ones count as missed.
         measured_seconds_per_second: useful time measured of the finished ones.
+        measured_squares_per_second: sum of its squares (seconds squared), for the spread within a bin.
     """
 
     per_second: tuple[float, ...] = ()
@@ -73,6 +74,7 @@ class CostHistogram:
     finished_per_second: tuple[float, ...] = ()
     misses_per_second: tuple[float, ...] = ()
     measured_seconds_per_second: tuple[float, ...] = ()
+    measured_squares_per_second: tuple[float, ...] = ()
 
     @property
     def total_per_second(self) -> float:
@@ -521,7 +523,8 @@ Mode = Literal["off", "recommend", "auto"]
 class Decision:
     """One row of the ledger. In mode ``recommend`` ``done`` says what would have been done.
 
-    ``measured`` and ``verdict`` are filled in by a later :class:`Settled` of the same number.
+    ``measured`` and ``verdict`` are filled in by a later :class:`Settled` of the same number; ``settled`` are those
+    on earlier decisions that came with this one.
     """
 
     number: int
@@ -535,6 +538,7 @@ class Decision:
     proposed: tuple[Proposal, ...] = ()
     refused: tuple[Refusal, ...] = ()
     done: tuple[Proposal, ...] = ()
+    settled: tuple[Settled, ...] = ()
     fallback: str = ""
     expected: Effect = field(default_factory=Effect)
     measured: Effect | None = None
