@@ -19,7 +19,7 @@ from streamspec.core.clock import SystemClock
 from streamspec.core.component import SinkConfigBase, SourceConfigBase
 from streamspec.core.errors import EXIT_OK, InternalError, StreamspecError
 from streamspec.core.features import TYPE_CODES
-from streamspec.core.interfaces import ClosableSource, Reducer, Source
+from streamspec.core.interfaces import ClosableSource, Reducer, Sink, Source, TransactionalSink
 from streamspec.core.prediction import variant_stage
 from streamspec.core.resources import Allocation
 from streamspec.core.segment import CONTENT_MESSAGES, CONTENT_PACKETS
@@ -34,7 +34,7 @@ from streamspec.engine.status import ServiceFacts, SourceFacts, StatusReader
 from streamspec.stages.chain import FACTORY, stage_names
 from streamspec.telemetry.decisions import DecisionLog
 from streamspec.telemetry.logging import configure_logging
-from streamspec.telemetry.state import ControlReader, GaugedSource, LearningReader, Mode, NotControllable, Phase
+from streamspec.telemetry.state import ControlReader, LearningReader, Mode, NotControllable, PartitionedSource, Phase
 
 if TYPE_CHECKING:
     from streamspec.admin.server import AdminServer
@@ -222,9 +222,19 @@ class Service:
     # -- components ---------------------------------------------------------------------------
     async def _open_sink(self, name: str, config: SinkConfigBase) -> SinkRunner:
         delivery = self.dispatcher.delivery
-        runner = SinkRunner(name, config.build(name), delivery.view, delivery.written, self.fail)
+        runner = SinkRunner(name, self._built(name, config), delivery.view, delivery.written, self.fail)
         await runner.open()
         return runner
+
+    def _built(self, name: str, config: SinkConfigBase) -> Sink:
+        sink = config.build(name)
+        if isinstance(sink, TransactionalSink):
+            sink.attach(self._source_named)
+        return sink
+
+    def _source_named(self, name: str) -> Source | None:
+        running = self.sources.get(name)
+        return None if running is None else running.source
 
     async def _open_source(self, name: str, config: SourceConfigBase) -> RunningSource:
         source = config.build(name)
@@ -337,14 +347,14 @@ class Service:
         """The new one takes the old one's place at once and holds what comes until it is open: both may
         want the same file or port."""
         delivery = self.dispatcher.delivery
-        runner = SinkRunner(old.name, new.build(old.name), delivery.view, delivery.written, self.fail)
+        runner = SinkRunner(old.name, self._built(old.name, new), delivery.view, delivery.written, self.fail)
         delivery.sinks[delivery.sinks.index(old)] = runner
         await old.idle()
         await old.close()
         try:
             await runner.open()
         except StreamspecError:
-            runner.exchange(previous.build(old.name))
+            runner.exchange(self._built(old.name, previous))
             await runner.open()
             raise
 
@@ -403,7 +413,7 @@ class Service:
                     running.config.model_dump(include={"type"})["type"],
                     running.task is not None and not running.task.done(),
                     running.intake.tally.counts,
-                    running.source.gauges() if isinstance(running.source, GaugedSource) else {},
+                    running.source.status()["partitions"] if isinstance(running.source, PartitionedSource) else {},
                 )
                 for name, running in self.sources.items()
             ],

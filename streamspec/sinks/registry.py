@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from streamspec.sinks.jsonl import JsonlConfig
+from streamspec.sinks.kafka import KafkaSinkConfig
 from streamspec.sinks.null import NullSinkConfig
 from streamspec.sinks.pcap import PcapSinkConfig
 from streamspec.sinks.stdout import StdoutConfig
@@ -14,6 +15,6 @@ from streamspec.sinks.tcp import TcpSinkConfig
 from streamspec.sinks.udp import UdpSinkConfig
 
 SinkConfig = Annotated[
-    JsonlConfig | NullSinkConfig | PcapSinkConfig | StdoutConfig | TcpSinkConfig | UdpSinkConfig,
+    JsonlConfig | KafkaSinkConfig | NullSinkConfig | PcapSinkConfig | StdoutConfig | TcpSinkConfig | UdpSinkConfig,
     Field(discriminator="type"),
 ]

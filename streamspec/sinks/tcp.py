@@ -30,9 +30,9 @@ from streamspec.core.errors import DependencyUnavailable
 from streamspec.core.interfaces import Clock, DeliveryBatch
 from streamspec.core.tally import Tally
 from streamspec.core.units import Bytes, Seconds
+from streamspec.links.tls import ClientTls
 from streamspec.sinks.egress import Content, EgressConfig, Framing, Pacer, Sleep, set_priority
 from streamspec.sinks.tcp_connection import Connection, Destination, PeerClosed, connect
-from streamspec.links.tls import ClientTls
 
 if TYPE_CHECKING:
     from streamspec.sinks.frames import Chunk, FrameBuilder

@@ -21,7 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = kafka.missing()
     for item in items:
         if item.get_closest_marker("kafka") and reason and not os.environ.get("STREAMSPEC_TEST_KAFKA"):
-            item.add_marker(pytest.mark.skip(reason=f"kafka: no real broker here ({reason}); see the mock broker's tests"))
+            item.add_marker(
+                pytest.mark.skip(reason=f"kafka: no real broker here ({reason}); see the mock broker's tests")
+            )
 
 
 @pytest.fixture(scope="session")
