@@ -335,7 +335,8 @@ class Dispatcher:
             self.assign_workers()
 
     def _reroute_held(self) -> None:
-        held = np.flatnonzero(self.arena.headers["holder"]).astype(np.int32)
+        # Also what is done and waits for its key or for sinks: its lane must exist when it is finished.
+        held = np.flatnonzero(self.arena.headers["state"] > QUEUED).astype(np.int32)
         if len(held):
             self.router.route(self.arena.headers, held)
 

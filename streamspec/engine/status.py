@@ -37,13 +37,13 @@ _EDGES_SECONDS = tuple(2.0**power / 1e9 for power in _EDGE_POWERS)
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """A source as the engine cannot know it; ``gauges`` are its own readings (see ``GaugedSource``)."""
+    """A source as the engine cannot know it; ``partitions`` as ``PartitionedSource`` says them."""
 
     name: str
     type: str
     running: bool
     events: Mapping[str, int]
-    gauges: Mapping[str, float] = field(default_factory=dict)
+    partitions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def _source(source: SourceFacts) -> state.SourceStatus:
         source.type,
         source.running,
         dict(events),
-        source.gauges,
+        {name: {what: float(n) for what, n in row.items()} for name, row in source.partitions.items()},
         kernel_dropped=events.get("kernel_drops", 0),
         socket_dropped=events.get("socket_drops", 0),
         arena_dropped=events.get("arena_full_drops", 0),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import structlog
 
-from streamspec.core.control import EVERYTHING, Decision, Effect, Forecast, LanePlan, Proposal, Settled, Value
+from streamspec.core.control import EVERYTHING, Decision, Effect, Forecast, LanePlan, Proposal, Ruling, Settled, Value
 from streamspec.core.units import format_bytes, format_seconds
 
 _log = structlog.get_logger("streamspec.decisions")
@@ -70,9 +70,16 @@ class DecisionLog:
     listeners: list[Callable[[DecisionView], None]] = field(default_factory=list)
     _kept: OrderedDict[int, DecisionView] = field(default_factory=OrderedDict)
 
-    def add(self, decision: Decision, time_seconds: float) -> DecisionView:
-        """Take in one row of the ledger; ``time_seconds`` since 1970."""
-        view = decision_view(decision, time_seconds)
+    def take(self, decision: Decision, ruling: Ruling) -> None:
+        """What a controller's ``ledger`` calls: the decision, and what came of earlier ones."""
+        for settled in ruling.settled:
+            self.settle(settled)
+        if decision.done or decision.refused:
+            self.add(decision)
+
+    def add(self, decision: Decision) -> DecisionView:
+        """Take in one row of the ledger; its ``at_seconds`` count from 1970."""
+        view = decision_view(decision)
         self._kept[view.number] = view
         while len(self._kept) > KEPT_DECISIONS:
             self._kept.popitem(last=False)
@@ -109,7 +116,7 @@ class DecisionLog:
             listener(view)
 
 
-def decision_view(decision: Decision, time_seconds: float) -> DecisionView:
+def decision_view(decision: Decision) -> DecisionView:
     """A row of the ledger, flattened."""
     seen = decision.seen
     steps = tuple(_step(proposal) for proposal in decision.done)
@@ -128,7 +135,7 @@ def decision_view(decision: Decision, time_seconds: float) -> DecisionView:
     }
     return DecisionView(
         number=decision.number,
-        time_seconds=time_seconds,
+        time_seconds=decision.at_seconds,
         mode=decision.mode,
         outcome=outcome if decision.verdict == "pending" else decision.verdict,
         sentence=_sentence(steps, refused, decision.fallback),

@@ -76,9 +76,14 @@ def _drops(state: ServiceState) -> Iterator[tuple[Labels, float]]:
         yield (source.name, "arena"), source.arena_dropped
 
 
-def _source_gauge(name: str) -> Callable[[ServiceState], Iterator[tuple[Labels, float]]]:
+def _partitions(name: str) -> Callable[[ServiceState], Iterator[tuple[Labels, float]]]:
     def read(state: ServiceState) -> Iterator[tuple[Labels, float]]:
-        return (((source.name,), source.gauges[name]) for source in state.sources if name in source.gauges)
+        return (
+            ((source.name, partition), numbers[name])
+            for source in state.sources
+            for partition, numbers in source.partitions.items()
+            if name in numbers
+        )
 
     return read
 
@@ -210,16 +215,16 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "kafka_lag_records",
         "gauge",
-        "Records behind the end of the partitions.",
-        ("source",),
-        _each(_source_gauge("lag_records")),
+        "Records behind the end of a partition.",
+        ("source", "partition"),
+        _each(_partitions("lag_records")),
     ),
     Metric(
         "kafka_span_records",
         "gauge",
-        "Records between the first unfinished and the newest one taken.",
-        ("source",),
-        _each(_source_gauge("span_records")),
+        "Records from the first unfinished one to the newest one taken.",
+        ("source", "partition"),
+        _each(_partitions("span_records")),
     ),
     # -- lanes --------------------------------------------------------------------------------
     Metric(

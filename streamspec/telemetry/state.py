@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from streamspec.core.errors import StreamspecError
 
@@ -116,13 +116,14 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """One source: events by reason, and readings of its own (``lag_records``, ``span_records``)."""
+    """One source: events by reason, and for logs the readings of each partition (``lag_records``,
+    ``span_records``, ...)."""
 
     name: str
     type: str
     running: bool
     events: Mapping[str, int]
-    gauges: Mapping[str, float]
+    partitions: Mapping[str, Mapping[str, float]]
     kernel_dropped: int = 0
     socket_dropped: int = 0
     arena_dropped: int = 0
@@ -316,12 +317,12 @@ class Histograms:
 
 
 @runtime_checkable
-class GaugedSource(Protocol):
-    """A source with readings beside its tally."""
+class PartitionedSource(Protocol):
+    """A source that reads partitions of a log."""
 
-    def gauges(self) -> Mapping[str, float]:
-        """By bounded name: ``lag_records`` (behind the end of its partitions), ``span_records`` (from the first
-        unfinished record to the newest one taken), ..."""
+    def status(self) -> Mapping[str, Any]:
+        """``partitions``: by name ``lag_records`` (behind the end of the log), ``span_records`` (from the first
+        unfinished record to the newest one taken), ``oldest_age_seconds``, ``paused``, ..."""
 
 
 class StateReader(Protocol):
