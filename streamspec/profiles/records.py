@@ -50,6 +50,11 @@ class ModelRecord:
     created_ns: int
     content_bytes: int
 
+    @property
+    def identity(self) -> str:
+        """Name and version as one text, e.g. ``base:3``."""
+        return f"{self.name}:{self.version}"
+
 
 @dataclass(frozen=True, slots=True)
 class StoredModel(ModelRecord):
