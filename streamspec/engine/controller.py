@@ -7,7 +7,7 @@ calls it and the effects beyond the dispatcher (bandwidth classes, cores) are at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -38,8 +38,16 @@ _log = structlog.get_logger("streamspec.controller")
 class Disposer(Protocol):
     """The guard, as the controller needs it."""
 
-    def rule(self, observation: Observation, plan: Plan, advice: Sequence[Advice]) -> Ruling:
-        """What of the proposals is done."""
+    def rule(
+        self,
+        observation: Observation,
+        plan: Plan,
+        advice: Iterable[Advice],
+        *,
+        acting: bool = True,
+        glance: bool = False,
+    ) -> Ruling:
+        """What of the proposals is done. ``acting``: the plan will be applied; ``glance``: reflexes only."""
 
 
 class Effects(Protocol):
@@ -79,7 +87,8 @@ class Controller:
 
     Args:
         dispatcher, observer: of the service.
-        policies: asked in this order, each turn.
+        policies: asked in this order, once a period.
+        reflexes: asked first, and at every glance between.
         guard: disposes.
         plan: in force at the start; its lanes are the dispatcher's.
         rules: by traffic class, which segments belong to it, in order of matching.
@@ -92,6 +101,7 @@ class Controller:
     dispatcher: Dispatcher
     observer: Observer
     policies: Sequence[Policy]
+    reflexes: Sequence[Policy]
     guard: Disposer
     plan: Plan
     rules: Mapping[str, LaneRule]
@@ -106,22 +116,29 @@ class Controller:
         self.started_ns = self.dispatcher.clock.monotonic_ns()
         self.busy_seconds = 0.0
         self.turns = 0
+        self.failures = 0
         self._changed_ns: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     # -- the loop -----------------------------------------------------------------------------
-    def start(self, period_seconds: float) -> None:
-        """Take a turn every so often until :meth:`close`."""
+    def start(self, period_seconds: float, glance_seconds: float) -> None:
+        """Take a turn once a period, and glances between, until :meth:`close`."""
         loop = asyncio.get_running_loop()
+        glances = max(round(period_seconds / glance_seconds), 1)
+        interval_seconds = period_seconds / glances
+        count = 0
 
         def turn() -> None:
-            self._timer = loop.call_later(period_seconds, turn)
+            nonlocal count
+            count += 1
+            self._timer = loop.call_later(interval_seconds, turn)
             try:
-                self.step()
+                self.step(glance=count % glances > 0)
             except Exception:  # the stream goes on with the plan in force
+                self.failures += 1
                 _log.exception("control turn failed")
 
-        self._timer = loop.call_later(period_seconds, turn)
+        self._timer = loop.call_later(interval_seconds, turn)
 
     def close(self) -> None:
         """Take no more turns."""
@@ -129,27 +146,27 @@ class Controller:
             self._timer.cancel()
             self._timer = None
 
-    def step(self) -> Decision | None:
+    def step(self, *, glance: bool = False) -> Decision | None:
         """One turn. Returns the decision when something was proposed or settled."""
         now_ns = self.dispatcher.clock.monotonic_ns()
-        observation = self.observe(now_ns)
-        self.turns += 1
+        observation = self.observe(now_ns, glance=glance)
+        self.turns += not glance
         if self.mode == "off":
             return None
         before = self.plan
-        advice = [policy.decide(observation, before) for policy in self.policies]
-        ruling = self.guard.rule(observation, before, advice)
+        policies = self.reflexes if glance else (*self.reflexes, *self.policies)
+        advice = [policy.decide(observation, before) for policy in policies]
+        ruling = self.guard.rule(observation, before, advice, acting=self.mode == "auto", glance=glance)
         if self.mode == "auto" and ruling.plan != before:
             self.enforce(ruling.plan, now_ns)
+        decision = None
+        if ruling.done or ruling.refused or ruling.settled:
+            decision = self._decision(observation, advice, ruling, before)
+            self.ledger(decision, ruling)
         self.busy_seconds += (self.dispatcher.clock.monotonic_ns() - now_ns) / 1e9
-        proposed = tuple(proposal for answer in advice for proposal in answer.proposals)
-        if not proposed and not ruling.done and not ruling.settled:
-            return None
-        decision = self._decision(observation, advice, ruling, before)
-        self.ledger(decision, ruling)
         return decision
 
-    def observe(self, now_ns: int) -> Observation:
+    def observe(self, now_ns: int, *, glance: bool = False) -> Observation:
         """The observation of the window that ends now."""
         model = self.surroundings.model()
         return self.observer.observe(
@@ -168,6 +185,7 @@ class Controller:
             started_ns=self.started_ns,
             drift=model.drift,
             trusted=model.trusted,
+            glance=glance,
         )
 
     def _decision(self, observation: Observation, advice: Sequence[Advice], ruling: Ruling, before: Plan) -> Decision:

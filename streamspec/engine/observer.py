@@ -146,18 +146,20 @@ class Observer:
         started_ns: int = 0,
         drift: bool = False,
         trusted: bool = True,
+        glance: bool = False,
     ) -> Observation:
         """Everything since the last call, as rates, and the present state; empties the window.
 
         Args:
+            glance: look without emptying the window.
             dispatcher: read, not changed.
             cuts, changed_ns: by lane: its cut point, and when it last changed.
             published_ns: when the predictor in use was published or confirmed last.
         """
         seconds = max((now_ns - self._since_ns) / 1e9, 1e-3) if self._since_ns else 1.0
-        self._since_ns = now_ns
         lanes = tuple(self._lane(dispatcher, lane, now_ns, seconds, cuts, changed_ns) for lane in dispatcher.lanes)
-        self._learn_speed(dispatcher, seconds)
+        if not glance:
+            self._learn_speed(dispatcher, seconds)
         shed = sum(dispatcher.accounts.shed.counts.values())
         arrived_work = float(self._bins[:, :, columns.ARRIVED_WORK].sum()) / 1e9 / seconds
         observation = Observation(
@@ -182,6 +184,9 @@ class Observer:
             caches=caches,
             targets=dict(targets or {}),
         )
+        if glance:
+            return observation
+        self._since_ns = now_ns
         self._shed = shed
         for array in (self._bins, self._tenths, self._keys, self._waits, self._variants, self._model, self._lanes):
             array[:] = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -56,9 +56,9 @@ class Grants:
     plans: list[Plan]
     number: int = 0
 
-    def rule(self, observation: Observation, plan: Plan, advice: Sequence[Advice]) -> Ruling:
+    def rule(self, observation: Observation, plan: Plan, advice: Iterable[Advice], **how: bool) -> Ruling:
         self.number += 1
-        return Ruling(self.number, self.plans.pop(0) if self.plans else plan, done=advice[0].proposals)
+        return Ruling(self.number, self.plans.pop(0) if self.plans else plan, done=next(iter(advice)).proposals)
 
 
 @asynccontextmanager
@@ -71,6 +71,7 @@ async def controlled(*plans: Plan, mode: Mode = "auto") -> AsyncIterator[tuple[B
             bench.dispatcher,
             observer,
             [Says()],
+            [],
             Grants(list(plans)),
             ONE_LANE,
             {"default": LaneRule(0)},
@@ -137,11 +138,11 @@ async def test_only_auto_changes_anything(mode: Mode, recorded: int) -> None:
 async def test_a_policy_that_fails_leaves_the_plan_in_force() -> None:
     async with controlled(TWO_LANES) as (bench, controller, _):
         controller.policies = [_Fails()]
-        controller.start(0.001)
+        controller.start(0.002, 0.001)
         await bench.dispatcher._tick_passed()
         await bench.dispatcher._tick_passed()
         controller.close()
-        assert controller.turns > 1
+        assert controller.failures
         assert controller.plan == ONE_LANE
 
 
@@ -163,3 +164,17 @@ async def test_the_observation_carries_what_is_in_force() -> None:
         assert [lane.up_to_work_ns for lane in second.lanes] == [1e6, EVERYTHING]
         assert second.workers_ceiling == 3
         assert second.lanes[0].since_change_seconds < 10
+
+
+async def test_glances_ask_reflexes_alone_and_leave_the_window() -> None:
+    async with controlled() as (_, controller, _decisions):
+        reflex = Says("reflex")
+        controller.reflexes = [reflex]
+        controller.step(glance=True)
+        controller.step(glance=True)
+        controller.step()
+        (policy,) = controller.policies
+        assert isinstance(policy, Says)
+        assert len(reflex.seen) == 3
+        assert len(policy.seen) == 1
+        assert controller.turns == 1
