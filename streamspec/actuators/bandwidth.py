@@ -241,7 +241,7 @@ def _why(error: Exception) -> str:
 
 def _may_administer() -> bool:
     """CAP_NET_ADMIN (bit 12) among the effective capabilities."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+    with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as status:
         line = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
     return bool(int(line.split()[1], 16) >> 12 & 1)
 

@@ -160,9 +160,17 @@ class Cgroup:
             if not files.writable(self._path(name).rstrip("/") or "."):
                 return f"/{self._path(name)} may not be written: the group is not delegated to this user"
         others = set(map(int, files.read(self._path("cgroup.procs")).split())) - self._own_processes()
-        if others and self._base:  # the root may have both processes and children with controllers
+        if others and not self._is_root(files):
             return f"other processes are in the same group (pid {min(others)}), so that it cannot be divided"
         return ""
+
+    def _is_root(self, files: ControlFiles) -> bool:
+        """The root of the hierarchy (not of a namespace) may have both processes and children with controllers."""
+        try:
+            files.read(self._path("cgroup.type"))
+        except OSError:
+            return True
+        return False
 
     def _own_processes(self) -> set[int]:
         """This process and all that it started."""

@@ -36,7 +36,7 @@ class KernelFiles:
         self.root = root
 
     def read(self, path: str) -> str:
-        return (self.root / path).read_text(encoding="ascii", errors="replace").rstrip("\n")
+        return (self.root / path).read_text(encoding="utf-8", errors="replace").rstrip("\n")
 
     def write(self, path: str, text: str) -> None:
         descriptor = os.open(self.root / path, os.O_WRONLY)

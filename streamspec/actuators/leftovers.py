@@ -29,7 +29,7 @@ class Owner:
     def of(cls, pid: int, proc: Path = PROC) -> Owner | None:
         """The process that has this pid now, if any."""
         try:
-            fields = (proc / str(pid) / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            fields = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             return None
         return None if fields[0] in ("Z", "X") else cls(pid, int(fields[19]))

@@ -35,7 +35,12 @@ class Urgency:
 
 @dataclass(frozen=True, slots=True)
 class PriorityRange:
-    """What this process may do: the lowest nice level, and whether SCHED_BATCH can be set and unset."""
+    """What this process may do.
+
+    Attributes:
+        lowest_nice: level that a process may be brought back to; 20: no process ever becomes less nice.
+        batch: SCHED_BATCH can be set and unset.
+    """
 
     lowest_nice: int
     batch: bool
@@ -51,18 +56,16 @@ class PriorityRange:
 
 
 def _lowest_nice() -> int:
-    present = os.getpriority(os.PRIO_PROCESS, 0)
     soft, _ = resource.getrlimit(resource.RLIMIT_NICE)
     limit = -20 if soft == resource.RLIM_INFINITY else 20 - soft
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
     for level in (-20, limit):
-        if level >= present:
-            continue
         try:
             os.setpriority(os.PRIO_PROCESS, 0, level)
         except OSError:
             continue
-        return level
-    return present
+        return level if level < 19 else 20
+    return 20
 
 
 def _batch_works() -> bool:
@@ -80,7 +83,7 @@ class Priority:
     name = "priority"
 
     def __init__(self) -> None:
-        self.range = PriorityRange(os.getpriority(os.PRIO_PROCESS, 0), False)
+        self.range = PriorityRange(20, False)
         self._before: dict[Owner, Urgency] = {}
 
     async def probe(self) -> Readiness:
@@ -90,10 +93,11 @@ class Priority:
         batch = "SCHED_BATCH" if self.range.batch else "no SCHED_BATCH"
         if self.range.lowest_nice <= -20:
             return Readiness(self.name, True, f"nice -20 to 19, {batch}")
-        reason = f"nice levels below {self.range.lowest_nice} are not permitted"
-        if self.range.lowest_nice >= present:
+        lowest = min(present, self.range.lowest_nice)
+        reason = f"nice levels below {lowest} are not permitted"
+        if self.range.lowest_nice > present:
             reason = "workers can become nicer and not come back"
-        return Readiness(self.name, True, f"nice {self.range.lowest_nice} to 19, {batch}", reason, NEXT_STEP)
+        return Readiness(self.name, True, f"nice {lowest} to 19, {batch}", reason, NEXT_STEP)
 
     def can_become(self, pid: int, nice: int) -> bool:
         """Whether this process may be given that level now."""
