@@ -39,6 +39,7 @@ QUANTILE_GAIN = 0.03
 QUANTILE_GAIN_IN_DOUBT = 0.3
 DOUBT_DECAY = 0.98
 OWN_BOUND = 20  # outcomes of a type before it has a bound of its own
+GUESSED_SCALES = 2.0  # nine in ten normal errors are below 1.6 times their mean size
 LOWEST_LOG, HIGHEST_LOG = -4.0, 41.0  # of nanoseconds: e^41 is ten years
 LOWEST_RATIO, HIGHEST_RATIO = 1e-4, 16.0
 
@@ -257,6 +258,9 @@ def move_quantile(bounds: Floats, row: int, error: float, coverage: float, in_do
     seen = bounds[row, SEEN]
     gain = max(QUANTILE_GAIN_IN_DOUBT if in_doubt else QUANTILE_GAIN, 1.0 / (1.0 + 0.2 * seen))
     bounds[row, SCALE] += max(1.0 / (seen + 2.0), 0.01) * (min(abs(error), 4.0) - bounds[row, SCALE])
+    scale = max(bounds[row, SCALE], 0.01)
+    if seen + 1.0 == OWN_BOUND:  # a guess from here, rather than a long way down from what was believed at first
+        bounds[row, QUANTILE] = min(bounds[row, QUANTILE], GUESSED_SCALES * scale)
     above = error > bounds[row, QUANTILE]
-    bounds[row, QUANTILE] += gain * max(bounds[row, SCALE], 0.01) * (coverage if above else coverage - 1.0)
+    bounds[row, QUANTILE] += gain * scale * (coverage if above else coverage - 1.0)
     bounds[row, SEEN] = seen + 1.0
