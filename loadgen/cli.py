@@ -22,12 +22,15 @@ from loadgen.receive import Receiver
 from loadgen.replay import replay as replay_captures
 from loadgen.report import Report
 from loadgen.scenario import Rate, load_scenario, scenario_names
-from loadgen.target import parse_target
+from loadgen.target import KAFKA, Target, parse_target
 from loadgen.verify import verify as verify_sinks
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Generates traffic, and checks what became of it.")
 
-To = Annotated[str, typer.Option("--to", help="udp://HOST:PORT or tcp://HOST:PORT?framing=length|newline.")]
+To = Annotated[
+    str,
+    typer.Option("--to", help="udp://HOST:PORT, tcp://HOST:PORT?framing=length|newline, or kafka://HOST:PORT/TOPIC."),
+]
 AuditFile = Annotated[Path | None, typer.Option("--audit", help="Mark each message and write what was sent here.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The report as one JSON object on standard output.")]
 ShowProgress = Annotated[bool, typer.Option("--progress", help="A JSON line a second on standard error.")]
@@ -177,7 +180,10 @@ def receive(
 
 @app.command()
 def verify(
-    sinks: Annotated[list[Path], typer.Argument(help="JSON lines with payloads, captures, receivers' files, folders.")],
+    sinks: Annotated[
+        list[str],
+        typer.Argument(help="JSON lines with payloads, captures, receivers' files, folders, kafka://HOST:PORT/TOPIC."),
+    ],
     audit: Annotated[Path, typer.Option("--audit", help="What `send --audit` wrote.")],
     allow_duplicates: Annotated[bool, typer.Option("--allow-duplicates", help="At least once is enough.")] = False,
     allow_dead_letters: Annotated[
@@ -187,10 +193,14 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Say what is lost, duplicated, corrupt or out of order; exit 1 when anything is."""
-    verdict = verify_sinks(read_audit(audit), sinks, dictionary=_content(dictionary))
+    verdict = verify_sinks(read_audit(audit), list(map(_sink, sinks)), dictionary=_content(dictionary))
     print(json.dumps(verdict.as_dict()) if as_json else verdict.text())
     passes = verdict.passes(allow_duplicates=allow_duplicates, allow_dead_letters=allow_dead_letters)
     raise typer.Exit(EXIT_OK if passes else EXIT_LOSS)
+
+
+def _sink(text: str) -> Path | Target:
+    return parse_target(text) if text.startswith(KAFKA) else Path(text)
 
 
 def _content(path: Path | None) -> bytes | None:

@@ -16,6 +16,7 @@ from loadgen.batch import Marking, marker_bytes
 from loadgen.clock import Clock, SystemClock
 from loadgen.driver import Driver
 from loadgen.errors import Unreachable, UsageError
+from loadgen.kafka import KafkaSender
 from loadgen.meter import Meter
 from loadgen.pool import scenario_pool
 from loadgen.report import Lateness, Report
@@ -202,8 +203,12 @@ class Run:
         return report
 
 
-def _sender(delivery: Delivery, keys: int, meter: Meter, marking: Marking | None) -> TcpSender | UdpSender:
+def _sender(
+    delivery: Delivery, keys: int, meter: Meter, marking: Marking | None
+) -> TcpSender | UdpSender | KafkaSender:
     target, clock = delivery.target, delivery.clock
+    if target.scheme == "kafka":
+        return KafkaSender(target, keys, meter, clock, marking=marking)
     if target.scheme == "tcp":
         return TcpSender(target, keys, meter, clock, marking=marking, tls=delivery.tls)
     return UdpSender(target, keys, meter, clock, marking=marking, stopped=delivery.stopped)

@@ -1,4 +1,5 @@
-"""What lies in a sink, piece by piece: JSON lines with payloads, captures, receivers' files, and folders of these."""
+"""What lies in a sink, piece by piece: JSON lines with payloads, captures, receivers' files, folders of these, and
+Kafka topics."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ from typing import IO, Any, NamedTuple
 
 from loadgen.capture import CLASSIC, GZIP, PCAPNG, read_capture
 from loadgen.errors import UsageError
+from loadgen.kafka import read_topic
 from loadgen.layers import transport_payload
 from loadgen.marker import MAGIC as MARKER_MAGIC
 from loadgen.records import MAGIC as RECORDS_MAGIC
 from loadgen.records import read_records
+from loadgen.target import Target
 
 _ZSTD, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 _NOT_SINKS = (".torn", ".tmp")
@@ -56,12 +59,17 @@ class SinkReader:
         self.unreadable = 0
         self.torn = 0
 
-    def read(self, sink: Path) -> Iterator[Piece]:
-        """The pieces of a file, or of all files in a folder in order of their names.
+    def read(self, sink: Path | Target) -> Iterator[Piece]:
+        """The pieces of a topic, a file, or of all files in a folder in order of their names.
 
         Raises:
             UsageError: it cannot be read or is of no known form.
+            Unreachable: no broker, no topic.
         """
+        if isinstance(sink, Target):
+            for record in read_topic(sink):
+                yield Piece(record.stream, 0, self._plain(record.value), record.error)
+            return
         if sink.is_dir():
             for path in sorted(p for p in sink.rglob("*") if p.is_file() and p.suffix not in _NOT_SINKS):
                 yield from self.read(path)

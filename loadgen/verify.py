@@ -14,6 +14,7 @@ import numpy.typing as npt
 from loadgen.audit import Audit
 from loadgen.marker import MARKER_BYTES, Found, find_markers, open_end
 from loadgen.sinks import Piece, SinkReader
+from loadgen.target import Target
 
 EXAMPLES = 10
 LONGEST_OPEN_BYTES = MARKER_BYTES + (1 << 20)
@@ -92,7 +93,7 @@ class Verdict:
         return "\n".join(lines)
 
 
-def verify(audit: Audit, sinks: Sequence[Path], *, dictionary: bytes | None = None) -> Verdict:
+def verify(audit: Audit, sinks: Sequence[Path | Target], *, dictionary: bytes | None = None) -> Verdict:
     """Read all sinks. Order is checked within each of them, copies are counted over all.
 
     Args:
