@@ -3,14 +3,21 @@
 A pickle is a program: it can name any function of any module and call it. Here each name that a pickle asks for
 is looked up in a list; what is not on it is refused before it is imported. This is the second wall: bytes come
 here after their signature was checked (``signing``).
+
+NumPy's own way of unpickling is not on the list: a type description can be forged so that bytes are taken for
+pointers. Arrays and scalars are written as the name of a plain number type and bytes.
 """
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from streamspec.core.errors import UsageError
 from streamspec.profiles.refusals import ContentRefused
@@ -67,16 +74,46 @@ _OTHERS = frozenset(
         *(f"collections.{name}" for name in ("Counter", "OrderedDict", "defaultdict", "deque")),
         "datetime.datetime",
         "datetime.timedelta",
-        "numpy._core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-        "numpy._core.numeric._frombuffer",
-        "numpy.dtype",
-        "numpy.ndarray",
         "random.Random",
         "statistics.NormalDist",
+        f"{__name__}._array",
+        f"{__name__}._scalar",
     }
 )
-_ALLOWED = "classes of River's estimators, numpy arrays and scalars, and Python's plain containers and numbers"
+_ALLOWED = "classes of River's estimators, arrays of numbers, and Python's plain containers and numbers"
+
+
+_NUMBERS = frozenset("?bBhHiIqQlLefdgFD")
+"""Type characters of NumPy that stand for plain numbers."""
+
+
+def _array(content: bytes, number: str, shape: tuple[int, ...], by_columns: bool) -> npt.NDArray[Any]:
+    order: Literal["F", "C"] = "F" if by_columns else "C"
+    return np.frombuffer(content, _number_type(number)).reshape(shape, order=order).copy(order)
+
+
+def _scalar(content: bytes, number: str) -> Any:
+    return np.frombuffer(content, _number_type(number), 1)[0]
+
+
+def _number_type(text: str) -> np.dtype[Any]:
+    number = np.dtype(str(text))
+    if number.char not in _NUMBERS:
+        raise ValueError(f"arrays of {text} are not stored")
+    return number
+
+
+def _reduce_array(array: npt.NDArray[Any]) -> tuple[Any, ...]:
+    by_columns = array.flags.fnc  # kept, because the order of sums depends on it
+    content = array.tobytes("F" if by_columns else "C")
+    return _array, (content, _number_type(array.dtype.str).str, array.shape, by_columns)
+
+
+def _reduce_scalar(scalar: Any) -> tuple[Any, ...]:
+    return _scalar, (scalar.tobytes(), scalar.dtype.str)
+
+
+_REDUCERS: dict[type, Any] = {np.ndarray: _reduce_array} | {np.dtype(c).type: _reduce_scalar for c in _NUMBERS}
 
 
 def dump_state(state: object) -> bytes:
@@ -85,10 +122,14 @@ def dump_state(state: object) -> bytes:
     Raises:
         UsageError: it cannot be pickled.
     """
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, PROTOCOL)
+    pickler.dispatch_table = copyreg.dispatch_table | _REDUCERS
     try:
-        return pickle.dumps(state, PROTOCOL)
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+        pickler.dump(state)
+    except (pickle.PicklingError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(f"the state of a model cannot be stored: {error}", where="profiles") from error
+    return file.getvalue()
 
 
 def load_state(content: bytes, *, also: Iterable[str] = (), where: str = "profiles.state") -> Any:

@@ -244,6 +244,37 @@ def test_further_classes_are_allowed_by_name() -> None:
     assert load_state(content, also=["fractions.Fraction"]) == {"share": Fraction(1, 3)}
 
 
+def test_arrays_of_numbers_come_back_alike() -> None:
+    ours = [
+        np.arange(12, dtype=np.float32).reshape(3, 4).T,
+        np.zeros((0, 5)),
+        np.array(7, dtype=np.int16),
+        np.arange(10)[::3],
+        np.array([True, False]),
+        np.array([1.5, -2], dtype=">f4"),
+        np.float64(0.1),
+        np.int64(-3),
+        np.bool_(True),
+    ]
+    theirs = load_state(dump_state(ours))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (type(other), other.dtype, other.shape) == (type(mine), mine.dtype, mine.shape)
+        np.testing.assert_array_equal(other, mine)
+    theirs[0][0, 0] = 5.0  # it goes on learning
+
+
+def test_arrays_of_objects_are_neither_stored_nor_loaded() -> None:
+    for array in (np.array([None]), np.zeros(2, dtype=[("a", "O")]), np.array(["text"])):
+        with pytest.raises(UsageError, match="cannot be stored"):
+            dump_state({"weights": array})
+        with pytest.raises(ContentRefused, match="numpy"):
+            load_state(pickle.dumps(array))
+    own = "streamspec.profiles.unpickling"
+    for function, number in (("_array", "O"), ("_scalar", "O"), ("_scalar", "V8"), ("_scalar", "i4,O")):
+        with pytest.raises(ContentRefused):
+            load_state(_named(own, function, b"12345678", number.encode()))
+
+
 def test_state_that_cannot_be_pickled_is_told() -> None:
     with pytest.raises(UsageError, match="cannot be stored"):
         dump_state({"function": lambda: None})
