@@ -60,10 +60,9 @@ class Connection:
         self._pid = os.getpid()
         self._busy_seconds = busy_seconds
         self._migrations = migrations
-        if (read_only or not create) and not path.exists():
-            raise self._unusable("there is no such database", "missing")
-        with self._errors():
-            self._database = self._open()
+        self._create = create and not read_only
+        self._file: tuple[int, int] | None = None
+        self._database = self._opened()
 
     # -- use -----------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -106,6 +105,7 @@ class Connection:
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
         with self._lock:
+            self._file = None
             self._database.close()
 
     @contextlib.contextmanager
@@ -113,6 +113,7 @@ class Connection:
         if os.getpid() != self._pid:
             raise InternalError("a database connection does not survive a fork", where=str(self.path))
         with self._lock, self._errors():
+            self._follow()
             self._database.execute(begin)
             try:
                 yield self._database
@@ -123,7 +124,28 @@ class Connection:
                     self._database.execute("ROLLBACK")
                 raise
 
+    def _follow(self) -> None:
+        """A file that was deleted or set aside meanwhile would be written to without anybody ever reading it."""
+        if self._file is not None and self._identity() != self._file:
+            self._database.close()
+            self._database = self._opened()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
     # -- opening -------------------------------------------------------------------------------
+    def _opened(self) -> sqlite3.Connection:
+        with self._errors():
+            if not self._create and not self.path.exists():
+                raise self._unusable("there is no such database", "missing")
+            database = self._open()
+            self._file = self._identity()
+            return database
+
     def _open(self) -> sqlite3.Connection:
         deadline = time.monotonic() + self._busy_seconds
         while True:

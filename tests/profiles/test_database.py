@@ -372,6 +372,27 @@ def test_a_file_that_was_named_by_mistake_is_left_alone(tmp_path: Path) -> None:
     assert capture.read_bytes() == b"\xd4\xc3\xb2\xa1" * 100
 
 
+def test_a_file_that_was_exchanged_while_open_is_followed(path: Path, tmp_path: Path) -> None:
+    with ProfileDatabase.open(path) as database, ProfileDatabase.open(path, read_only=True) as reader:
+        store(database)
+        path.rename(tmp_path / "away.db")
+        with pytest.raises(DatabaseUnusable, match="no such database"):
+            reader.models()
+        database.store_online_state("online", b"state")
+        assert reader.online_state("online") == b"state"
+        assert database.models() == []
+    with ProfileDatabase.open(path) as database:
+        assert database.online_state("online") == b"state"
+
+
+def test_a_closed_database_says_so(path: Path) -> None:
+    database = ProfileDatabase.open(path)
+    database.close()
+    database.close()
+    with pytest.raises(DatabaseUnusable, match="closed"):
+        database.models()
+
+
 def test_a_missing_table_is_damage(path: Path) -> None:
     with ProfileDatabase.open(path) as database:
         tamper(path, "DROP TABLE decisions")
