@@ -4,7 +4,10 @@ A pattern never matches across two packets, and no Python runs for packets in wh
 :mod:`streamspec.stages.patterns`. One alert is emitted for each packet and rule, with the end of the first match
 from the start of what was searched, and the number of places where a match ends (up to ``SPAN_MATCHES``).
 
-Counts ``alerts``, ``alerts_suppressed`` (beyond ``max_alerts_per_segment``).
+Content that was searched before is not searched again while it is in the verdict cache
+(:mod:`streamspec.stages.verdict_cache`), which is as large as the service grants.
+
+Counts ``alerts``, ``alerts_suppressed`` (beyond ``max_alerts_per_segment``), ``cache_hits``, ``cache_misses``.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ from streamspec.core.component import StageConfigBase
 from streamspec.core.errors import ConfigError
 from streamspec.core.interfaces import Bytes, Segment, StageContext
 from streamspec.core.paths import InputFile
+from streamspec.core.resources import Grant, Refusal, ResourceRequest
 from streamspec.core.timestamps import timestamp_text
+from streamspec.core.units import Bytes as ByteCount
 from streamspec.stages import decoded
 from streamspec.stages.patterns import Match, Offsets, PatternSearch
 from streamspec.stages.rules import Rule, read_rules, unique_rules
+from streamspec.stages.verdict_cache import VerdictCache
 
 
 class InspectConfig(StageConfigBase):
@@ -40,6 +46,13 @@ class InspectConfig(StageConfigBase):
     )
     max_alerts_per_segment: int = Field(
         default=1000, ge=1, description="Alerts of one segment that are emitted (1 and up); the rest are counted."
+    )
+    cache_bytes: ByteCount = Field(
+        default=4 << 20,
+        ge=0,
+        le=1 << 40,
+        description="Memory of each worker for verdicts of content that it has searched before (0 to 1 TiB; 0: none). "
+        "More finds repeated content again after a longer time; without repetition it switches itself off.",
     )
 
     @field_validator("rules", mode="before")
@@ -72,9 +85,11 @@ class _Spans:
 
 
 class Inspect:
-    """Implements ``Stage`` and ``OpenableStage``."""
+    """Implements ``Stage``, ``OpenableStage`` and ``ResourcefulStage``."""
 
     def __init__(self, config: InspectConfig) -> None:
+        self.resources = ResourceRequest(cache_bytes=config.cache_bytes)
+        self._cache = VerdictCache()
         self._config = config
         self._rules: dict[int, Rule] = {}
 
@@ -84,10 +99,19 @@ class Inspect:
         self._rules = {rule.id: rule for rule in rules}
         self._search = PatternSearch(rules)
 
+    def on_resources(self, grant: Grant | Refusal) -> None:
+        """The size of the verdict cache; without a grant it is off."""
+        self._cache.resize(grant.amounts.cache_bytes if isinstance(grant, Grant) else 0)
+
     def process(self, segment: Segment, context: StageContext) -> None:
         """Emit the alerts of one segment."""
         spans = self._spans(segment)
-        found = self._search.search(spans.memory, spans.starts, spans.ends)
+        hits, misses = self._cache.hits, self._cache.misses
+        found = self._cache.verdict(spans.memory, spans.starts, spans.ends, self._search.search)
+        if self._cache.hits > hits:
+            context.count("cache_hits")
+        elif self._cache.misses > misses:
+            context.count("cache_misses")
         if not found:
             return
         limit = self._config.max_alerts_per_segment
