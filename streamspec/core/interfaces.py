@@ -151,6 +151,9 @@ class TransactionalSource(Protocol):
     def commit_for(self, tokens: Sequence[int]) -> OffsetCommit | None:
         """What to commit if these segments were finished too; None when there is nothing to commit."""
 
+    def committed(self, tokens: Sequence[int]) -> None:
+        """What :meth:`commit_for` gave for them is committed; said before the lock is given back."""
+
 
 @runtime_checkable
 class TransactionalSink(Protocol):

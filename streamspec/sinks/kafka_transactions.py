@@ -102,12 +102,18 @@ class Transactions:
         await client.begin_transaction()
         self._open = True
         await send(ours)
-        for source, tokens in sources.values():
-            commit = source.commit_for([token for position, token in tokens.items() if position not in late])
+        owned = [
+            (source, [token for position, token in tokens.items() if position not in late])
+            for source, tokens in sources.values()
+        ]
+        for source, mine in owned:
+            commit = source.commit_for(mine)
             if commit is not None:
                 await send_offsets(client, commit)
         await self._commit(client)
         self._open = False
+        for source, mine in owned:
+            source.committed(mine)
 
     async def _commit(self, client: Any) -> None:
         try:

@@ -54,7 +54,7 @@ class Group:
         self._between = False
         self._kept: dict[Any, Partition] = {}
         self._kept_generation = -1
-        self._drained = asyncio.Event()
+        self._finished = asyncio.Event()
 
     # -- callbacks of aiokafka ----------------------------------------------------------------
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
@@ -147,7 +147,7 @@ class Group:
         finished: dict[int, tuple[Partition, list[int]]] = {}
         for token in tokens:
             unit = self._units.end(token)
-            if unit is None:
+            if unit is None or not unit.offsets:
                 continue
             partition = unit.partition
             entry = finished.get(id(partition))
@@ -160,17 +160,16 @@ class Group:
             partition.dirty = True
             if partition.lost and partition not in self._kept.values():
                 self._tally.add("late_completions", len(offsets))
-        if not self._units.under_way:
-            self._drained.set()
+        self._finished.set()
 
     async def drain(self, timeout_seconds: float) -> None:
         """Return when nothing is under way, or the time is over."""
         give_up = asyncio.get_running_loop().time() + timeout_seconds
         while any(partition.unfinished for partition in self.partitions.values()):
-            self._drained.clear()
+            self._finished.clear()
             try:
                 async with asyncio.timeout_at(give_up):
-                    await self._drained.wait()
+                    await self._finished.wait()
             except TimeoutError:
                 left = sum(partition.unfinished for partition in self.partitions.values())
                 _log.warning("partitions given up before everything was finished", where=self._where, segments=left)
@@ -198,6 +197,14 @@ class Group:
                 for partition in dirty.values():
                     partition.dirty = True
                 _log.warning("commit failed", where=self._where, reason=repr(error))
+
+    def committed(self, tokens: Sequence[int]) -> None:
+        """See ``TransactionalSource``: from here on our own commits must not fall back behind it."""
+        for token in tokens:
+            unit = self._units.under_way.get(token)
+            if unit is not None and unit.segments == 1:
+                unit.partition.offsets.finish(unit.offsets)
+                unit.offsets = ()
 
     def commit_for(self, tokens: Sequence[int]) -> OffsetCommit | None:
         """See ``TransactionalSource``; the lock is held by the caller."""

@@ -318,6 +318,11 @@ class KafkaSource:
         """See ``TransactionalSource``."""
         return None if self._group is None else self._group.commit_for(tokens)
 
+    def committed(self, tokens: Sequence[int]) -> None:
+        """See ``TransactionalSource``."""
+        if self._group is not None:
+            self._group.committed(tokens)
+
     # -- reading out --------------------------------------------------------------------------
     def status(self) -> dict[str, Any]:
         """Numbers for metrics, by partition ``topic:number``: ``lag_records`` (behind the end of the log),
