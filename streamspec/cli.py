@@ -211,6 +211,21 @@ def models_import(
 
 
 @app.command()
+def top(
+    url: Annotated[str, typer.Argument(help="Admin address of a running service.")] = "http://127.0.0.1:9470",
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
+    token: Annotated[
+        str | None, typer.Option(envvar="STREAMSPEC_TOKEN", help="Its `admin.token`.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a running service, here or elsewhere: lanes, latency, content, decisions. Ctrl-C ends it."""
+    from streamspec.top import run_top
+
+    _finish(run_top(url, token, once=once, as_json=as_json))
+
+
+@app.command()
 def version(as_json: AsJson = False) -> None:
     """Print the version."""
     from importlib.metadata import version as version_of
