@@ -1,0 +1,67 @@
+"""The section ``control`` of a configuration: who decides, how often, and within what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field
+
+from streamspec.core.component import ComponentConfig
+from streamspec.core.control import Plan, Policy
+from streamspec.core.units import Seconds
+from streamspec.engine.cycle import Cycle
+from streamspec.engine.guard import Guard
+from streamspec.engine.guard_config import GuardConfig
+from streamspec.policies.planner import PlannerPolicyConfig
+from streamspec.policies.reflex import ReflexConfig
+from streamspec.policies.registry import PolicyConfig
+from streamspec.policies.static import StaticPolicyConfig
+from streamspec.policies.tuner import TunerConfig
+from streamspec.policies.variants import VariantsConfig
+
+
+class ControlConfig(ComponentConfig):
+    """How the service tunes itself."""
+
+    mode: Literal["off", "recommend", "auto"] = Field(
+        default="auto",
+        description="`auto`: decide and do; `recommend`: decide and record, change nothing; `off`: neither.",
+    )
+    policy: PolicyConfig = Field(
+        default=PlannerPolicyConfig(), description="Who proposes lanes and workers.", validate_default=False
+    )
+    period: Seconds = Field(
+        default=0.25,
+        ge=0.05,
+        le=60,
+        description="Seconds between two decisions (0.05 to 60). Shorter reacts sooner and costs more.",
+    )
+    glance: Seconds = Field(
+        default=0.05, ge=0.01, le=10, description="Seconds between two looks of the reflexes (0.01 to 10)."
+    )
+    window: Seconds = Field(
+        default=1.0,
+        ge=0.1,
+        le=60,
+        description="Seconds that rates are taken over (0.1 to 60). Longer is steadier and later.",
+    )
+    reflex: ReflexConfig = Field(default=ReflexConfig(), description="What happens at once, with nothing learned.")
+    variants: VariantsConfig = Field(default=VariantsConfig(), description="Variants of stages by price.")
+    tuner: TunerConfig = Field(default=TunerConfig(), description="Targets found by trying.")
+    guard: GuardConfig = Field(default=GuardConfig(), description="What every step must pass.")
+
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies of a decision, the main one first. ``static`` stands alone."""
+        main = self.policy.build()
+        if isinstance(self.policy, StaticPolicyConfig):
+            return (main,)
+        return (main, self.variants.build(), self.tuner.build())
+
+    def build(self, plan: Plan) -> Cycle:
+        """The control cycle of a service that starts with ``plan``, the setting that its configuration amounts to;
+        it is also what holds while predictions may not be used."""
+        if isinstance(self.policy, PlannerPolicyConfig) and "headroom" not in plan.targets:
+            plan = replace(plan, targets={**plan.targets, "headroom": self.policy.headroom})
+        reflexes = () if isinstance(self.policy, StaticPolicyConfig) else (self.reflex.build(),)
+        return Cycle(self.mode, self.policies(), Guard(self.guard, plan), plan, reflexes=reflexes)

@@ -1,0 +1,66 @@
+"""Base of the policies' configuration models, and what several policies read off an observation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from streamspec.core.component import ComponentConfig
+from streamspec.core.control import Direction, Effect, LanePlan, Observation, Plan, Policy, Proposal
+
+
+class PolicyConfigBase(ComponentConfig):
+    """A policy's configuration; the field ``type`` of each subclass names it in YAML."""
+
+    def build(self) -> Policy:
+        """The policy, without any memory yet."""
+        raise NotImplementedError
+
+
+def measured_curve(observation: Observation) -> npt.NDArray[np.float64]:
+    """Useful seconds per second by number of busy workers, up to the ceiling and a few more.
+
+    What was not measured is linear up to the cores and flat above; a measured number is never taken for better
+    than a perfect speed-up.
+    """
+    cores, most = observation.usable_cores, observation.workers_ceiling + 3
+    speeds = [min(observation.speed_up.at(n, cores), float(min(n, cores))) for n in range(most + 1)]
+    return np.asarray(speeds)
+
+
+def useful_ceiling(observation: Observation) -> int:
+    """Workers beyond which the measured speed-up curve says that nothing is gained."""
+    return observation.speed_up.peak_workers(observation.workers_ceiling, observation.usable_cores)
+
+
+def with_workers(lane: LanePlan, workers: int) -> LanePlan:
+    """The lane with another number of workers."""
+    return replace(lane, allocation=replace(lane.allocation, workers=workers))
+
+
+def workers_step(
+    policy: str, plan: Plan, lane: LanePlan, workers: int, reason: str, detail: str, expected: Effect | None = None
+) -> Proposal:
+    """Proposal of another number of workers, from what was measured alone."""
+    before = lane.allocation.workers
+    direction: Direction = "up" if workers > before else "down"
+    return Proposal(
+        knob="workers",
+        lane=lane.name,
+        before=before,
+        after=workers,
+        direction=direction,
+        reason=reason,
+        detail=detail,
+        expected=expected or Effect(workers=float(plan.workers - before + workers)),
+        basis="measured",
+        policy=policy,
+    )
+
+
+def known(value: float | None, otherwise: float) -> float:
+    """A finite value, or ``otherwise``."""
+    return otherwise if value is None or not math.isfinite(value) else value
