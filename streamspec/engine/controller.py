@@ -7,47 +7,27 @@ calls it and the effects beyond the dispatcher (bandwidth classes, cores) are at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
 
 from streamspec.core.control import (
-    Advice,
     CacheState,
     Decision,
-    Effect,
-    Forecast,
     HostState,
     LanePlan,
-    Mode,
     Objective,
     Observation,
     Plan,
-    Policy,
-    Ruling,
 )
+from streamspec.engine.cycle import Cycle
 from streamspec.engine.dispatcher import Dispatcher, LaneSpec
 from streamspec.engine.observer import Observer
 from streamspec.engine.router import LaneRule
 
 _log = structlog.get_logger("streamspec.controller")
-
-
-class Disposer(Protocol):
-    """The guard, as the controller needs it."""
-
-    def rule(
-        self,
-        observation: Observation,
-        plan: Plan,
-        advice: Iterable[Advice],
-        *,
-        acting: bool = True,
-        glance: bool = False,
-    ) -> Ruling:
-        """What of the proposals is done. ``acting``: the plan will be applied; ``glance``: reflexes only."""
 
 
 class Effects(Protocol):
@@ -87,30 +67,22 @@ class Controller:
 
     Args:
         dispatcher, observer: of the service.
-        policies: asked in this order, once a period.
-        reflexes: asked first, and at every glance between.
-        guard: disposes.
-        plan: in force at the start; its lanes are the dispatcher's.
+        cycle: policies, guard, mode and the plan in force; its lanes are the dispatcher's.
         rules: by traffic class, which segments belong to it, in order of matching.
         objective: of the service.
-        mode: ``off`` keeps still; ``recommend`` keeps account of what it would do; ``auto`` does it.
         usable_cores, workers_ceiling: bounds.
-        ledger: told of every decision that proposes something or settles something.
+        ledger: told of every decision that does, refuses or settles something.
     """
 
     dispatcher: Dispatcher
     observer: Observer
-    policies: Sequence[Policy]
-    reflexes: Sequence[Policy]
-    guard: Disposer
-    plan: Plan
+    cycle: Cycle
     rules: Mapping[str, LaneRule]
     objective: Objective
-    mode: Mode = "auto"
     usable_cores: int = 1
     workers_ceiling: int = 1
     surroundings: Surroundings = field(default_factory=Surroundings)
-    ledger: Callable[[Decision, Ruling], None] = lambda decision, ruling: None
+    ledger: Callable[[Decision], None] = lambda decision: None
 
     def __post_init__(self) -> None:
         self.started_ns = self.dispatcher.clock.monotonic_ns()
@@ -147,22 +119,19 @@ class Controller:
             self._timer = None
 
     def step(self, *, glance: bool = False) -> Decision | None:
-        """One turn. Returns the decision when something was proposed or settled."""
+        """One turn, or a glance between turns. Returns the decision, if one was made."""
         now_ns = self.dispatcher.clock.monotonic_ns()
         observation = self.observe(now_ns, glance=glance)
         self.turns += not glance
-        if self.mode == "off":
+        if self.cycle.mode == "off":
             return None
-        before = self.plan
-        policies = self.reflexes if glance else (*self.reflexes, *self.policies)
-        advice = [policy.decide(observation, before) for policy in policies]
-        ruling = self.guard.rule(observation, before, advice, acting=self.mode == "auto", glance=glance)
-        if self.mode == "auto" and ruling.plan != before:
-            self.enforce(ruling.plan, now_ns)
-        decision = None
-        if ruling.done or ruling.refused or ruling.settled:
-            decision = self._decision(observation, advice, ruling, before)
-            self.ledger(decision, ruling)
+        before = self.cycle.plan
+        decision = self.cycle.glance(observation) if glance else self.cycle.decide(observation)
+        if self.cycle.plan != before:
+            self.enforce(before, self.cycle.plan, now_ns)
+        if decision is not None and (decision.done or decision.refused or decision.settled):
+            # The policies' time is monotonic; people's is not.
+            self.ledger(replace(decision, at_seconds=self.dispatcher.clock.time_ns() / 1e9))
         self.busy_seconds += (self.dispatcher.clock.monotonic_ns() - now_ns) / 1e9
         return decision
 
@@ -175,12 +144,12 @@ class Controller:
             objective=self.objective,
             usable_cores=self.usable_cores,
             workers_ceiling=self.workers_ceiling,
-            cuts={lane.name: lane.up_to_work_ns for lane in self.plan.lanes},
+            cuts={lane.name: lane.up_to_work_ns for lane in self.cycle.plan.lanes},
             changed_ns=self._changed_ns,
             host=self.surroundings.host(),
             caches=self.surroundings.caches(),
-            targets=self.plan.targets,
-            price=self.plan.variant_price,
+            targets=self.cycle.plan.targets,
+            price=self.cycle.plan.variant_price,
             published_ns=model.published_ns,
             started_ns=self.started_ns,
             drift=model.drift,
@@ -188,27 +157,9 @@ class Controller:
             glance=glance,
         )
 
-    def _decision(self, observation: Observation, advice: Sequence[Advice], ruling: Ruling, before: Plan) -> Decision:
-        return Decision(
-            number=ruling.number,
-            at_seconds=self.dispatcher.clock.time_ns() / 1e9,
-            mode=self.mode,
-            policies=tuple(answer.policy for answer in advice),
-            seen=observation,
-            forecast=advice[-1].forecast if advice else Forecast(),
-            before=before,
-            after=ruling.plan,
-            proposed=tuple(proposal for answer in advice for proposal in answer.proposals),
-            refused=ruling.refused,
-            done=ruling.done,
-            fallback=ruling.fallback,
-            expected=ruling.done[0].expected if ruling.done else Effect(),
-        )
-
     # -- doing --------------------------------------------------------------------------------
-    def enforce(self, plan: Plan, now_ns: int) -> None:
-        """Bring dispatcher and host in line with ``plan``."""
-        before, self.plan = self.plan, plan
+    def enforce(self, before: Plan, plan: Plan, now_ns: int) -> None:
+        """Bring dispatcher and host, which are in line with ``before``, in line with ``plan``."""
         if _shape(before.lanes) != _shape(plan.lanes):
             self.dispatcher.set_lanes(self.lane_specs(plan))
             self._changed_ns = {lane.name: now_ns for lane in plan.lanes}

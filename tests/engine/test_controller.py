@@ -22,7 +22,9 @@ from streamspec.core.control import (
 )
 from streamspec.core.resources import Allocation
 from streamspec.engine.controller import Controller
+from streamspec.engine.cycle import Cycle
 from streamspec.engine.dispatcher import LaneSpec
+from streamspec.engine.guard import Guard
 from streamspec.engine.observer import Observer, Traffic
 from streamspec.engine.router import LaneRule
 from streamspec.testing.components import ListSource
@@ -50,7 +52,7 @@ class Says:
 
 
 @dataclass
-class Grants:
+class Grants(Guard):
     """A guard that rules as it was told."""
 
     plans: list[Plan]
@@ -70,16 +72,12 @@ async def controlled(*plans: Plan, mode: Mode = "auto") -> AsyncIterator[tuple[B
         controller = Controller(
             bench.dispatcher,
             observer,
-            [Says()],
-            [],
-            Grants(list(plans)),
-            ONE_LANE,
+            Cycle(mode, [Says()], Grants(list(plans)), ONE_LANE),
             {"default": LaneRule(0)},
             Objective(),
-            mode,
             usable_cores=2,
             workers_ceiling=3,
-            ledger=lambda decision, ruling: decisions.append(decision),
+            ledger=decisions.append,
         )
         yield bench, controller, decisions
 
@@ -137,13 +135,13 @@ async def test_only_auto_changes_anything(mode: Mode, recorded: int) -> None:
 
 async def test_a_policy_that_fails_leaves_the_plan_in_force() -> None:
     async with controlled(TWO_LANES) as (bench, controller, _):
-        controller.policies = [_Fails()]
+        controller.cycle.policies = (_Fails(),)
         controller.start(0.002, 0.001)
         await bench.dispatcher._tick_passed()
         await bench.dispatcher._tick_passed()
         controller.close()
         assert controller.failures
-        assert controller.plan == ONE_LANE
+        assert controller.cycle.plan == ONE_LANE
 
 
 class _Fails:
@@ -157,7 +155,7 @@ async def test_the_observation_carries_what_is_in_force() -> None:
     async with controlled(TWO_LANES) as (_, controller, _decisions):
         controller.step()
         controller.step()
-        (policy,) = controller.policies
+        (policy,) = controller.cycle.policies
         assert isinstance(policy, Says)
         first, second = policy.seen
         assert [lane.name for lane in first.lanes] == ["all"]
@@ -169,11 +167,11 @@ async def test_the_observation_carries_what_is_in_force() -> None:
 async def test_glances_ask_reflexes_alone_and_leave_the_window() -> None:
     async with controlled() as (_, controller, _decisions):
         reflex = Says("reflex")
-        controller.reflexes = [reflex]
+        controller.cycle.reflexes = (reflex,)
         controller.step(glance=True)
         controller.step(glance=True)
         controller.step()
-        (policy,) = controller.policies
+        (policy,) = controller.cycle.policies
         assert isinstance(policy, Says)
         assert len(reflex.seen) == 3
         assert len(policy.seen) == 1
