@@ -58,7 +58,7 @@ class Service:
         request = urllib.request.Request(f"{self.url}/api/v1/{path}", headers=self._headers)
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-                return json.loads(answer.read(MAX_ANSWER_BYTES))
+                return _harmless(json.loads(answer.read(MAX_ANSWER_BYTES)))
         except urllib.error.HTTPError as error:
             with error:
                 raise self._unavailable(f"it answers {error.code}", _ADVICE.get(error.code)) from None
@@ -70,6 +70,17 @@ class Service:
 
     def _unavailable(self, what: str, next_step: str | None) -> DependencyUnavailable:
         return DependencyUnavailable(what, where=self.url, next_step=next_step)
+
+
+def _harmless(value: Any) -> Any:
+    """Without characters that command a terminal: a service elsewhere is not trusted with this one."""
+    if isinstance(value, str):
+        return "".join(character for character in value if character.isprintable())
+    if isinstance(value, list):
+        return [_harmless(part) for part in value]
+    if isinstance(value, dict):
+        return {_harmless(name): _harmless(part) for name, part in value.items()}
+    return value
 
 
 _ADVICE = {
