@@ -31,7 +31,7 @@ ENTRY_BYTES = 240
 MATCH_BYTES = 200
 
 
-Gather = Callable[[Bytes, Offsets, Offsets, Bytes], None]
+Gather = Callable[[Bytes, Offsets, Offsets, Bytes], int]
 
 
 @dataclass(slots=True)
@@ -132,7 +132,7 @@ class VerdictCache:
         size = int(lengths.sum())
         if size > len(self._buffer):
             self._buffer = np.empty(size, dtype=np.uint8)
-        self._gather(memory, starts, ends, self._buffer)
+        size = self._gather(memory, starts, ends, self._buffer)
         key = xxhash.xxh3_128(self._buffer[:size].data, seed=self._seed)
         key.update(lengths.data)
         return key.digest()

@@ -15,6 +15,7 @@ from streamspec.core.resources import Grant, Refusal, ResourceRequest
 from streamspec.stages.decode import DecodeStage
 from streamspec.stages.inspect import Inspect, InspectConfig
 from streamspec.stages.verdict_cache import ASLEEP, ENTRY_BYTES, MATCH_BYTES, WINDOW, VerdictCache
+from streamspec.stages.verdict_kernels import gather
 from streamspec.testing.stages import make_segment, run_stage
 from tests.stages import flow_reference
 from tests.stages.flow_chain import packet_segment
@@ -155,3 +156,20 @@ def test_it_never_holds_more_than_its_limit(contents: list[int], limit: int) -> 
     _feed(cache, costs, contents)
     assert cache.used_bytes <= limit
     assert cache.used_bytes == sum(ENTRY_BYTES + MATCH_BYTES * len(found) for found in cache._entries.values())
+
+
+@given(st.lists(st.tuples(st.integers(-3, 70), st.integers(-3, 70)), max_size=8), st.integers(0, 200))
+@settings(deadline=None, max_examples=100)
+def test_the_kernel_copies_spans_and_never_leaves_its_arrays(spans: list[tuple[int, int]], room: int) -> None:
+    memory = np.arange(64, dtype=np.uint8)
+    guarded = np.full(room + 16, 255, dtype=np.uint8)
+    starts, ends = (np.array([span[i] for span in spans], dtype=np.int64) for i in (0, 1))
+    written = gather(memory, starts, ends, guarded[8 : 8 + room])
+    expected = b""
+    for start, end in spans:
+        part = memory[max(start, 0) : max(end, 0)].tobytes()
+        if len(expected) + len(part) <= room:
+            expected += part
+    assert guarded[8 : 8 + written].tobytes() == expected
+    assert (guarded[:8] == 255).all()
+    assert (guarded[8 + room :] == 255).all()
