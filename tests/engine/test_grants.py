@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from streamspec.actuators.cache import Cache
+from streamspec.actuators.gpu_memory import RESERVE_BYTES, GpuMemory
 from streamspec.core.pools import AmountPool
 from streamspec.core.resources import Pool
+from streamspec.testing.nvml import Device, StandInNvml
 from streamspec.testing.waiting import until
 from tests.engine.conftest import Bench, running
 
@@ -81,6 +84,30 @@ async def test_what_a_stage_declares_is_granted_before_its_first_segment_and_cha
         await until(lambda: set(grants.granted("asking", "cache_bytes").values()) == {2 * MIB})
 
 
+async def test_the_cache_actuator_sizes_the_caches_of_a_lane_and_puts_them_back() -> None:
+    declared = {"declared": {"cache": "4 MiB"}}
+    async with running(factory=FACTORY, stages=[declared], pools=_pools()) as bench:
+        grants = bench.dispatcher.grants
+
+        def workers(lane: str) -> list[int]:
+            return [worker.index for found in bench.dispatcher.lanes if found.name == lane for worker in found.workers]
+
+        actuator = Cache(
+            lambda lane, stage, size: grants.resize_stage(stage, "cache_bytes", size, "decided", workers(lane)),
+            lambda lane, stage: {
+                worker: size for worker, size in grants.granted(stage, "cache_bytes").items() if worker in workers(lane)
+            },
+        )
+        place = ("default", "asking")
+        applied = await actuator.apply({place: 1 * MIB, ("none", "asking"): MIB})
+        assert applied.refused == {("none", "asking"): "no worker of this lane has such a cache"}
+        await until(lambda: set(grants.granted("asking", "cache_bytes").values()) == {MIB})
+        assert await actuator.read_back() == {place: MIB}
+        assert "of 2 workers: cache" in (await actuator.apply({place: 100 * MIB})).refused[place]
+        await actuator.restore()
+        await until(lambda: set(grants.granted("asking", "cache_bytes").values()) == {4 * MIB})
+
+
 async def test_a_declared_request_that_is_refused_does_not_stop_the_stage() -> None:
     declared = {"declared": {"gpu_memory": "2 GiB"}}
     async with running(factory=FACTORY, stages=[declared], workers=1, pools=_pools()) as bench:
@@ -114,6 +141,23 @@ async def test_a_pool_that_gave_too_much_takes_back_from_the_largest() -> None:
         answer = await _order(bench, {})
         assert answer["held"] == [{"cache_bytes": 20 * MIB}, {"cache_bytes": 10 * MIB}]
         assert "taken back" in answer["told"][-1]
+
+
+async def test_gpu_memory_is_granted_on_a_device_and_taken_back_when_another_process_needs_it() -> None:
+    device = Device(total=8 << 30)
+    ledger = GpuMemory(lambda: [1], library=StandInNvml([Device(total=1 << 30), device]))
+    await ledger.probe()
+    async with running(factory=FACTORY, workers=1, pools={"gpu_memory_bytes": ledger}) as bench:
+        grants = bench.dispatcher.grants
+        answer = await _order(bench, {"ask": {"gpu_memory": "6 GiB"}})
+        assert (answer["held"], answer["places"]) == ([{"gpu_memory_bytes": 6 << 30}], ["1"])
+        device.used, device.processes = 4 << 30, {2: 4 << 30}
+        (shrunk,) = grants.reclaim()
+        assert shrunk.promised.gpu_memory_bytes == (4 << 30) - RESERVE_BYTES
+        await until(lambda: not ledger.overdraft())
+        assert (await _order(bench, {}))["held"] == [{"gpu_memory_bytes": (4 << 30) - RESERVE_BYTES}]
+        await _order(bench, {"release": 0})
+        await until(lambda: ledger.granted("1") == 0)
 
 
 async def test_a_stage_that_does_not_let_go_keeps_the_amount_on_the_books(capfd: pytest.CaptureFixture[str]) -> None:
