@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,31 +50,66 @@ class Traffic:
     urgency: int = 0
 
 
+@dataclass
+class Sums:
+    """What is counted; see ``observer_kernels`` for the columns."""
+
+    bins: Floats
+    tenths: Floats
+    keys: Floats
+    waits: Floats
+    variants: Floats
+    model: Floats
+    lanes: Floats
+    seconds: float = 0.0
+    shed: int = 0
+
+    @classmethod
+    def empty(cls, traffic: int, variants: int, lanes: int) -> Sums:
+        """All zero."""
+        return cls(
+            bins=np.zeros((traffic, COST_BINS, columns.BIN_COLUMNS)),
+            tenths=np.zeros((traffic, columns.TENTHS)),
+            keys=np.zeros((traffic, columns.KEY_BUCKETS)),
+            waits=np.zeros((traffic, columns.WAIT_COLUMNS)),
+            variants=np.zeros((variants, columns.VARIANT_COLUMNS)),
+            model=np.zeros(columns.MODEL_COLUMNS),
+            lanes=np.zeros((lanes, columns.LANE_COLUMNS)),
+        )
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+
+
 class Observer:
-    """Counts for one dispatcher. Kernels fill arrays per batch; :meth:`observe` reads and empties them.
+    """Counts for one dispatcher. Kernels add to the sums of the present period; :meth:`observe` closes the period and
+    tells the rates of the last ones together.
 
     Args:
         traffic: at least one class.
+        window: periods that rates are taken over.
         variants, variant_stage, default_variant: of the stage whose variants are predicted; 0 and -1 for none.
     """
 
     def __init__(
-        self, traffic: Sequence[Traffic], *, variants: int = 0, variant_stage: int = -1, default_variant: int = 0
+        self,
+        traffic: Sequence[Traffic],
+        *,
+        window: int = 1,
+        variants: int = 0,
+        variant_stage: int = -1,
+        default_variant: int = 0,
     ) -> None:
         self.traffic = list(traffic)
         self._variant_stage = variant_stage
         self._default_variant = default_variant
-        count = len(self.traffic)
+        self._variant_count = variants
         self._objectives_ns: Floats = np.array([t.objective.latency_seconds * 1e9 for t in self.traffic])
-        self._bins: Floats = np.zeros((count, COST_BINS, columns.BIN_COLUMNS))
-        self._tenths: Floats = np.zeros((count, columns.TENTHS))
-        self._keys: Floats = np.zeros((count, columns.KEY_BUCKETS))
-        self._waits: Floats = np.zeros((count, columns.WAIT_COLUMNS))
-        self._variants: Floats = np.zeros((variants, columns.VARIANT_COLUMNS))
-        self._model: Floats = np.zeros(columns.MODEL_COLUMNS)
+        self._past: deque[Sums] = deque(maxlen=window - 1)
+        self._window = window
+        self._sums = Sums.empty(len(self.traffic), variants, 1)
         self._speeds: list[float] = [0.0]
         self._speed_samples: list[int] = [0]
-        self._waiting_before: set[int] = set()
         self._since_ns = 0
         self._shed = 0
         self.set_lanes([0], np.zeros((1, 2, kernels.HISTOGRAM_BUCKETS), dtype=np.int64))
@@ -82,9 +118,12 @@ class Observer:
         """Other lanes from now on, each with the index of its traffic class. ``histograms``: what the accounts
         know of them so far, which is not of the window that begins."""
         self._traffic_of_lane: Counts = np.array(traffic_of_lane, dtype=np.int64)
-        self._lanes: Floats = np.zeros((len(traffic_of_lane), columns.LANE_COLUMNS))
-        self._histograms: Counts = histograms.copy()
-        self._waiting_before = set()
+        lanes = np.zeros((len(traffic_of_lane), columns.LANE_COLUMNS))
+        for sums in self._past:
+            sums.lanes = lanes.copy()
+        self._sums.lanes = lanes
+        self._histograms: deque[Counts] = deque([histograms.copy()], maxlen=self._window)
+        self._waiting_before: set[int] = set()
 
     # -- counting -----------------------------------------------------------------------------
     def arrived(self, headers: Rows, slots: Slots, predictions: Rows, now_ns: int) -> None:
@@ -96,12 +135,12 @@ class Observer:
             predictions,
             self._traffic_of_lane,
             tenth,
-            self._bins,
-            self._tenths,
-            self._keys,
-            self._lanes,
-            self._variants,
-            self._model,
+            self._sums.bins,
+            self._sums.tenths,
+            self._sums.keys,
+            self._sums.lanes,
+            self._sums.variants,
+            self._sums.model,
         )
 
     def finished(self, outcomes: Rows) -> None:
@@ -111,11 +150,11 @@ class Observer:
             self._traffic_of_lane,
             self._objectives_ns,
             self._variant_stage,
-            self._bins,
-            self._waits,
-            self._lanes,
-            self._variants,
-            self._model,
+            self._sums.bins,
+            self._sums.waits,
+            self._sums.lanes,
+            self._sums.variants,
+            self._sums.model,
         )
 
     def warm(self) -> None:
@@ -148,62 +187,67 @@ class Observer:
         trusted: bool = True,
         glance: bool = False,
     ) -> Observation:
-        """Everything since the last call, as rates, and the present state; empties the window.
+        """The rates of the window and the present state; ends the period.
 
         Args:
-            glance: look without emptying the window.
+            glance: look without ending the period.
             dispatcher: read, not changed.
             cuts, changed_ns: by lane: its cut point, and when it last changed.
             published_ns: when the predictor in use was published or confirmed last.
         """
-        seconds = max((now_ns - self._since_ns) / 1e9, 1e-3) if self._since_ns else 1.0
-        lanes = tuple(self._lane(dispatcher, lane, now_ns, seconds, cuts, changed_ns) for lane in dispatcher.lanes)
+        present = self._close_period(dispatcher, now_ns)
+        window = sum(self._past, present)
         if not glance:
-            self._learn_speed(dispatcher, seconds)
-        shed = sum(dispatcher.accounts.shed.counts.values())
-        arrived_work = float(self._bins[:, :, columns.ARRIVED_WORK].sum()) / 1e9 / seconds
+            self._learn_speed(dispatcher, present)
+        traffic = range(len(self.traffic))
         observation = Observation(
             now_seconds=now_ns / 1e9,
-            window_seconds=seconds,
+            window_seconds=window.seconds,
             since_start_seconds=(now_ns - started_ns) / 1e9 if started_ns else math.inf,
             objective=objective,
             usable_cores=usable_cores,
             workers_ceiling=workers_ceiling,
             workers_observed=len(dispatcher.fleet.present()),
-            lanes=lanes,
-            traffic=tuple(self._traffic(index, seconds) for index in range(len(self.traffic))),
+            lanes=tuple(self._lane(dispatcher, lane, now_ns, window, cuts, changed_ns) for lane in dispatcher.lanes),
+            traffic=tuple(self._traffic(index, window) for index in traffic),
             arena_used_ratio=1.0 - dispatcher.arena.free_slots / dispatcher.arena.slots,
-            shed_per_second=(shed - self._shed) / seconds,
-            model=self._model_health(dispatcher, now_ns, published_ns, drift=drift, trusted=trusted),
+            shed_per_second=window.shed / window.seconds,
+            model=self._model_health(dispatcher, window, now_ns, published_ns, drift=drift, trusted=trusted),
             speed_up=SpeedUp(tuple(self._speeds), tuple(self._speed_samples)),
-            variants=self._variant_states(seconds),
+            variants=self._variant_states(window),
             variant_price=price,
-            routed_work_seconds_per_second=arrived_work,
+            routed_work_seconds_per_second=float(window.bins[:, :, columns.ARRIVED_WORK].sum()) / 1e9 / window.seconds,
             host=host,
-            sinks=self._sinks(dispatcher, now_ns),
+            sinks=self._sinks(dispatcher, window, now_ns),
             caches=caches,
             targets=dict(targets or {}),
         )
-        if glance:
-            return observation
-        self._since_ns = now_ns
-        self._shed = shed
-        for array in (self._bins, self._tenths, self._keys, self._waits, self._variants, self._model, self._lanes):
-            array[:] = 0
-        self._histograms = dispatcher.accounts.histograms.copy()
+        if not glance:
+            self._since_ns = now_ns
+            self._shed += present.shed
+            self._past.append(present)
+            self._sums = Sums.empty(len(traffic), self._variant_count, len(self._traffic_of_lane))
+            self._histograms.append(dispatcher.accounts.histograms.copy())
         return observation
+
+    def _close_period(self, dispatcher: Dispatcher, now_ns: int) -> Sums:
+        """The present sums with their duration."""
+        present = self._sums
+        present.seconds = max((now_ns - self._since_ns) / 1e9, 1e-3) if self._since_ns else 1.0
+        present.shed = sum(dispatcher.accounts.shed.counts.values()) - self._shed
+        return present
 
     def _lane(
         self,
         dispatcher: Dispatcher,
         lane: Lane,
         now_ns: int,
-        seconds: float,
+        window: Sums,
         cuts: Mapping[str, float],
         changed_ns: Mapping[str, int],
     ) -> LaneState:
-        row = self._lanes[lane.index]
-        histogram = dispatcher.accounts.histograms[lane.index, 0] - self._histograms[lane.index, 0]
+        row, seconds = window.lanes[lane.index], window.seconds
+        histogram = dispatcher.accounts.histograms[lane.index, 0] - self._histograms[0][lane.index, 0]
         queued_ns, upper_ns = lane.queued_work_ns(dispatcher.predictions, self._variant_stage)
         workers = len(lane.workers)
         oldest_ns = lane.oldest_arrival_ns()
@@ -230,13 +274,13 @@ class Observer:
             since_change_seconds=math.inf if changed is None else (now_ns - changed) / 1e9,
         )
 
-    def _traffic(self, index: int, seconds: float) -> TrafficState:
-        traffic, bins, waits = self.traffic[index], self._bins[index], self._waits[index]
-        tenths, keys = self._tenths[index], self._keys[index]
+    def _traffic(self, index: int, window: Sums) -> TrafficState:
+        traffic, bins, waits = self.traffic[index], window.bins[index], window.waits[index]
+        tenths, keys = window.tenths[index], window.keys[index]
         work = float(tenths.sum())
         # In a thousand buckets, a bucket holds its share of all other keys beside its heaviest one.
         heaviest = max(float(keys.max()) - work / columns.KEY_BUCKETS, 0.0)
-        per_second = bins / seconds
+        per_second = bins / window.seconds
         return TrafficState(
             name=traffic.name,
             objective=traffic.objective,
@@ -255,9 +299,9 @@ class Observer:
         )
 
     def _model_health(
-        self, dispatcher: Dispatcher, now_ns: int, published_ns: int, *, drift: bool, trusted: bool
+        self, dispatcher: Dispatcher, window: Sums, now_ns: int, published_ns: int, *, drift: bool, trusted: bool
     ) -> ModelHealth:
-        model = self._model
+        model = window.model
         foresight = dispatcher.foresight
         predictor = foresight.predictor if foresight is not None else None
         return ModelHealth(
@@ -272,33 +316,33 @@ class Observer:
             unusable_ratio=_ratio(model[columns.UNUSABLE], model[columns.LOOKED]),
         )
 
-    def _variant_states(self, seconds: float) -> tuple[VariantState, ...]:
-        chosen = float(self._variants[:, columns.VARIANT_CHOSEN].sum())
+    def _variant_states(self, window: Sums) -> tuple[VariantState, ...]:
+        chosen = float(window.variants[:, columns.VARIANT_CHOSEN].sum())
         return tuple(
             VariantState(
                 index=index,
                 chosen_ratio=_ratio(row[columns.VARIANT_CHOSEN], chosen),
-                work_seconds_per_second=float(row[columns.VARIANT_WORK]) / 1e9 / seconds,
-                bytes_out_per_second=float(row[columns.VARIANT_BYTES]) / seconds,
+                work_seconds_per_second=float(row[columns.VARIANT_WORK]) / 1e9 / window.seconds,
+                bytes_out_per_second=float(row[columns.VARIANT_BYTES]) / window.seconds,
                 default=index == self._default_variant,
             )
-            for index, row in enumerate(self._variants)
+            for index, row in enumerate(window.variants)
         )
 
-    def _sinks(self, dispatcher: Dispatcher, now_ns: int) -> SinkState:
+    def _sinks(self, dispatcher: Dispatcher, window: Sums, now_ns: int) -> SinkState:
         waiting, oldest_ns = kernels.sink_backlog(dispatcher.arena.headers, now_ns)
-        sums = self._waits.sum(axis=0)
+        sums = window.waits.sum(axis=0)
         return SinkState(waiting, oldest_ns / 1e9, _ratio(sums[columns.SINK_SUM], sums[columns.LATENCY_SUM]))
 
-    def _learn_speed(self, dispatcher: Dispatcher, seconds: float) -> None:
-        """Only of lanes that had waiting work at both ends of the window: idle time is not a lack of capacity."""
+    def _learn_speed(self, dispatcher: Dispatcher, present: Sums) -> None:
+        """Only of lanes that had waiting work at both ends of the period: idle time is not a lack of capacity."""
         waiting = {lane.index for lane in dispatcher.lanes if len(lane) and lane.workers}
         sampled = [lane for lane in dispatcher.lanes if lane.index in waiting & self._waiting_before]
         self._waiting_before = waiting
         workers = sum(len(lane.workers) for lane in sampled)
         if not workers:
             return
-        useful = sum(self._lanes[lane.index, columns.LANE_USEFUL] for lane in sampled) / 1e9 / seconds
+        useful = sum(present.lanes[lane.index, columns.LANE_USEFUL] for lane in sampled) / 1e9 / present.seconds
         missing = workers + 1 - len(self._speeds)
         self._speeds += [0.0] * missing
         self._speed_samples += [0] * missing

@@ -56,14 +56,14 @@ def test_outcomes_are_counted_by_lane_by_cost_and_against_what_was_predicted() -
             variant=[1, 0, -1],
         )
     )
-    bins = observer._bins[0]
+    bins = observer._sums.bins[0]
     assert bins[:, columns.FINISHED].sum() == 3
     assert bins[:, columns.MISSED].sum() == 2  # the late one and the one that was shed
     assert bins[cost_bins(400_000.0), columns.MEASURED] == 600_000
-    assert observer._lanes[0, columns.LANE_USEFUL] == 720_000
-    assert observer._model.tolist()[:5] == [2, 220_000, 720_000, 500_000, 1]
-    assert observer._waits[0].tolist() == [2_500_000, 100_000, 1_000_000]
-    assert observer._variants[:, columns.VARIANT_CHOSEN].tolist() == [1, 1]
+    assert observer._sums.lanes[0, columns.LANE_USEFUL] == 720_000
+    assert observer._sums.model.tolist()[:5] == [2, 220_000, 720_000, 500_000, 1]
+    assert observer._sums.waits[0].tolist() == [2_500_000, 100_000, 1_000_000]
+    assert observer._sums.variants[:, columns.VARIANT_CHOSEN].tolist() == [1, 1]
 
 
 class _CostInPayload:
@@ -150,3 +150,16 @@ async def test_what_waits_is_told_with_its_predicted_work() -> None:
     assert lane.queued_upper_seconds == pytest.approx(400e-6)
     assert lane.oldest_age_seconds > 0
     assert seen.arena_used_ratio == 0.25
+
+
+@pytest.mark.slow
+async def test_rates_are_taken_over_the_last_periods_together() -> None:
+    observer = Observer([Traffic()], window=2)
+    async with running(observer=observer) as bench:
+        _observe(observer, bench.dispatcher)
+        await bench.feed([(b"k", b"a")] * 30)
+        counts = []
+        for _ in range(3):
+            seen = _observe(observer, bench.dispatcher)
+            counts.append(round(seen.lanes[0].finished_per_second * seen.window_seconds))
+    assert counts == [30, 30, 0]
