@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Headers = Sequence[tuple[str, bytes | None]]
 
 _VERSION = 1
-_NO_KEY, _NO_VALUE = 1, 2
+_NO_KEY, _NO_VALUE, _GATHERED = 1, 2, 4
 _HEAD = struct.Struct("<BBiqQB")
 _NAME = struct.Struct("<H")
 _VALUE = struct.Struct("<i")
-
-pack_head = _HEAD.pack
 
 
 class Origin(NamedTuple):
@@ -29,12 +27,14 @@ class Origin(NamedTuple):
     Attributes:
         has_key: whether the record had a key (else the stream key is made up).
         has_value: whether the record had a value (a tombstone has none).
+        lone: the segment is this one record, not several that were gathered.
         offset: of the first record of the segment.
         token: the source's word for the segment.
     """
 
     has_key: bool
     has_value: bool
+    lone: bool
     partition: int
     offset: int
     token: int
@@ -42,12 +42,17 @@ class Origin(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-def pack(
-    topic: bytes, partition: int, offset: int, token: int, *, has_key: bool, has_value: bool, headers: bytes = b""
-) -> bytes:
-    """The metadata of a segment; ``topic`` and ``headers`` (see :func:`pack_headers`) are encoded already."""
-    flags = (0 if has_key else _NO_KEY) | (0 if has_value else _NO_VALUE)
-    return _HEAD.pack(_VERSION, flags, partition, offset, token, len(topic)) + topic + headers
+def pack(topic: bytes, partition: int, token: int, record: Any, *, lone: bool = True) -> bytes:
+    """The metadata of a segment whose first record is ``record`` (aiokafka's); ``topic`` is encoded already."""
+    flags = (0 if lone else _GATHERED) | (_NO_KEY if record.key is None else 0)
+    flags |= _NO_VALUE if record.value is None else 0
+    head = _HEAD.pack(_VERSION, flags, partition, record.offset, token, len(topic)) + topic
+    return head + pack_headers(record.headers) if record.headers else head
+
+
+def without_headers(meta: bytes) -> bytes:
+    """What was packed, less the headers."""
+    return meta[: _HEAD.size + meta[_HEAD.size - 1]]
 
 
 def pack_headers(headers: Headers) -> bytes:
@@ -64,6 +69,7 @@ def unpack(meta: bytes) -> Origin | None:
     if len(meta) < _HEAD.size or meta[0] != _VERSION:
         return None
     _, flags, partition, offset, token, topic_bytes = _HEAD.unpack_from(meta)
+    lone = not flags & _GATHERED
     position = _HEAD.size + topic_bytes
     if position > len(meta):
         return None
@@ -81,4 +87,4 @@ def unpack(meta: bytes) -> Origin | None:
             position += max(size, 0)
     except struct.error:
         return None
-    return Origin(not flags & _NO_KEY, not flags & _NO_VALUE, partition, offset, token, topic, headers)
+    return Origin(not flags & _NO_KEY, not flags & _NO_VALUE, lone, partition, offset, token, topic, headers)

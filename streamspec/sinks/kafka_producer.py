@@ -125,7 +125,7 @@ class Producer:
             count = counts.get(topic)
             if count is None:
                 count = counts[topic] = len(await self.client.partitions_for(topic))
-            place = (topic, choose(record.key, count))
+            place = (topic, choose(record[0], count))
             batch = open_batches.get(place)
             if batch is None or not _append(batch, record):
                 batch = open_batches[place] = Outgoing(*place, self.client.create_batch())
@@ -185,10 +185,8 @@ class Producer:
 
 
 def _append(batch: Outgoing, record: Record) -> bool:
-    added = batch.builder.append(
-        timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=record.headers
-    )
-    if added is None:
+    key, value, timestamp_ms, headers = record
+    if batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:
         return False
     batch.records.append(record)
     return True

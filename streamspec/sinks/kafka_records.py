@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from streamspec.core.interfaces import Delivery
 from streamspec.core.segment import CONTENT_MESSAGES
@@ -26,19 +26,15 @@ RECORD_OVERHEAD_BYTES = 96
 _NONE: Headers = []
 
 
-class Record(NamedTuple):
-    """One record of Kafka to be."""
+Record = tuple[bytes | None, bytes | None, int, Headers]
+"""Key, value, timestamp in milliseconds, headers. A plain tuple: there may be a hundred thousand a second."""
 
-    key: bytes | None
-    value: bytes | None
-    timestamp_ms: int
-    headers: Headers
 
-    @property
-    def size(self) -> int:
-        """Bytes that it takes in a batch, at most."""
-        named = sum(len(name) * 4 + len(value or b"") + 10 for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + named + RECORD_OVERHEAD_BYTES
+def size_of(record: Record) -> int:
+    """Bytes that it takes in a batch, at most."""
+    key, value, _, headers = record
+    named = sum(len(name) * 4 + len(value or b"") + 10 for name, value in headers) if headers else 0
+    return len(key or b"") + len(value or b"") + named + RECORD_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -104,7 +100,7 @@ class RecordBuilder:
             else:
                 made = self._lines(delivery, origin)
             for item in made:
-                if item[1].size <= self._limit:
+                if size_of(item[1]) <= self._limit:
                     yield item
                 elif (instead := self._too_large(*item)) is not None:
                     yield instead
@@ -120,20 +116,22 @@ class RecordBuilder:
         topic = self._topic(delivery, origin, "payload")
         key, headers, tombstone = _kept(delivery, origin)
         timestamp_ms = delivery.timestamp_ns // MILLISECOND_NS
+        if origin is not None and origin.lone and not tombstone:
+            return [(topic, (key, bytes(payload), timestamp_ms, headers))]
         if not len(payload):
-            return [] if origin is None else [(topic, Record(key, None if tombstone else b"", timestamp_ms, headers))]
+            return [] if origin is None else [(topic, (key, None if tombstone else b"", timestamp_ms, headers))]
         packets = delivery.packets
         if len(packets) <= 1 or not is_unchanged(delivery):
-            return [(topic, Record(key, bytes(payload), timestamp_ms, headers))]
+            return [(topic, (key, bytes(payload), timestamp_ms, headers))]
         return [(topic, record) for record in _cut(payload, packets, key, headers)]
 
     def _lines(self, delivery: Delivery, origin: kafka_meta.Origin | None) -> list[tuple[str, Record]]:
-        made = []
+        made: list[tuple[str, Record]] = []
         key, headers, _ = _kept(delivery, origin)
         timestamp_ms = delivery.timestamp_ns // MILLISECOND_NS
         for kind, lines in delivery.records:
             topic = self._topic(delivery, origin, kind)
-            made += [(topic, Record(key, line, timestamp_ms, headers)) for line in bytes(lines).splitlines() if line]
+            made += [(topic, (key, line, timestamp_ms, headers)) for line in bytes(lines).splitlines() if line]
         return made
 
     def _letters(self, delivery: Delivery, origin: kafka_meta.Origin | None) -> list[tuple[str, Record]]:
@@ -154,7 +152,7 @@ class RecordBuilder:
         if delivery.content == CONTENT_MESSAGES and len(packets) > 1:
             return [(topic, record) for record in _cut(delivery.original, packets, key, headers)]
         value = bytes(delivery.original)
-        return [(topic, Record(key, value, delivery.timestamp_ns // MILLISECOND_NS, headers))]
+        return [(topic, (key, value, delivery.timestamp_ns // MILLISECOND_NS, headers))]
 
 
 def _kept(delivery: Delivery, origin: kafka_meta.Origin | None) -> tuple[bytes | None, Headers, bool]:
@@ -169,6 +167,6 @@ def _cut(content: memoryview, packets: Any, key: bytes | None, headers: Headers)
         packets["offset"].tolist(), packets["captured_bytes"].tolist(), packets["timestamp_ns"].tolist(), strict=True
     )
     return [
-        Record(key, bytes(content[start : start + size]), timestamp_ns // MILLISECOND_NS, headers)
+        (key, bytes(content[start : start + size]), timestamp_ns // MILLISECOND_NS, headers)
         for start, size, timestamp_ns in rows
     ]

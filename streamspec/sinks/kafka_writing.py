@@ -15,7 +15,7 @@ from streamspec.core.interfaces import DeliveryBatch, Source
 from streamspec.core.tally import Tally
 from streamspec.links import kafka_errors
 from streamspec.sinks.egress import Pacer
-from streamspec.sinks.kafka_records import Headers, Outgoing, Record, RecordBuilder
+from streamspec.sinks.kafka_records import Headers, Outgoing, Record, RecordBuilder, size_of
 
 if TYPE_CHECKING:
     from streamspec.sinks.kafka import KafkaSinkConfig
@@ -153,14 +153,15 @@ class KafkaSink:
     def _too_large(self, topic: str, record: Record) -> tuple[str, Record] | None:
         """What is sent in place of a record that no broker takes."""
         self._tally.add("too_large_records")
+        own_key, own_value, timestamp_ms, _ = record
         oversize = self._config.oversize_topic
-        _log.warning("record is too large", where=self._where, topic=topic, bytes=record.size, sent_to=oversize)
+        _log.warning("record is too large", where=self._where, topic=topic, bytes=size_of(record), sent_to=oversize)
         if oversize is None:
             return None
-        text = f"{len(record.value or b'')} bytes are more than {topic} takes"
+        text = f"{len(own_value or b'')} bytes are more than {topic} takes"
         headers: Headers = [("streamspec.error", text.encode()), ("streamspec.topic", topic.encode())]
-        key = record.key if record.key is not None and len(record.key) < OVERSIZE_VALUE_BYTES else None
-        return oversize, Record(key, (record.value or b"")[:OVERSIZE_VALUE_BYTES], record.timestamp_ms, headers)
+        key = own_key if own_key is not None and len(own_key) < OVERSIZE_VALUE_BYTES else None
+        return oversize, (key, (own_value or b"")[:OVERSIZE_VALUE_BYTES], timestamp_ms, headers)
 
 
 def _is_too_large(error: BaseException | None) -> bool:

@@ -146,16 +146,14 @@ class Group:
         """These segments are finished."""
         finished: dict[int, tuple[Partition, list[int]]] = {}
         for token in tokens:
-            unit = self._units.end(token)
-            if unit is None or not unit.offsets:
-                continue
-            partition = unit.partition
+            partition, offsets, _ = self._units.end(token)
             entry = finished.get(id(partition))
             if entry is None:
-                finished[id(partition)] = (partition, list(unit.offsets))
-            else:
-                entry[1].extend(unit.offsets)
+                entry = finished[id(partition)] = (partition, [])
+            entry[1].extend(offsets)
         for partition, offsets in finished.values():
+            if not offsets:
+                continue  # committed with a transaction
             partition.offsets.finish(offsets)
             partition.dirty = True
             if partition.lost and partition not in self._kept.values():
@@ -202,16 +200,16 @@ class Group:
         """See ``TransactionalSource``: from here on our own commits must not fall back behind it."""
         for token in tokens:
             unit = self._units.under_way.get(token)
-            if unit is not None and unit.segments == 1:
+            if unit is not None:
                 unit.partition.offsets.finish(unit.offsets)
-                unit.offsets = ()
+                self._units.under_way[token] = unit._replace(offsets=())
 
     def commit_for(self, tokens: Sequence[int]) -> OffsetCommit | None:
         """See ``TransactionalSource``; the lock is held by the caller."""
         finished: dict[int, tuple[Partition, list[int]]] = {}
         for token in tokens:
             unit = self._units.under_way.get(token)
-            if unit is not None and not unit.partition.lost and unit.segments == 1:
+            if unit is not None and not unit.partition.lost:
                 finished.setdefault(id(unit.partition), (unit.partition, []))[1].extend(unit.offsets)
         if not finished:
             return None

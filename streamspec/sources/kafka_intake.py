@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -32,7 +32,6 @@ class Partition:
         offsets: which are finished.
         lost: it has another owner now; what finishes late changes nothing.
         unfinished: segments under way.
-        oldest: token and production time (nanoseconds since 1970) of segments under way, oldest first.
         dirty: something finished that is in no commit yet.
     """
 
@@ -44,59 +43,45 @@ class Partition:
     dirty: bool = False
     key_if_none: bytes = b""
     topic_bytes: bytes = b""
-    oldest: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.topic_bytes = self.topic.encode("utf-8", "surrogateescape")
         self.key_if_none = b"%s:%d" % (self.topic_bytes, self.number)
 
 
-@dataclass(slots=True)
-class Unit:
-    """What one token stands for: offsets of a partition, and segments that must finish until they are."""
+class Unit(NamedTuple):
+    """What one token stands for: offsets of a partition, empty once they are committed."""
 
     partition: Partition
     offsets: Sequence[int]
     produced_ns: int
-    segments: int = 1
 
 
-@dataclass(slots=True)
-class Draft:
-    """A segment to be: records of one key."""
-
-    key: bytes
-    records: list[Any]
-    headers: bytes
-    size: int
+Group = Sequence[Any]
+"""Records of one key that share a segment."""
 
 
 class Units:
-    """Tokens of segments under way."""
+    """Segments under way, by token."""
 
     def __init__(self) -> None:
         self.under_way: dict[int, Unit] = {}
-        self._next = 1
+        self.next_token = 1
 
-    def begin(self, partition: Partition, offsets: Sequence[int], produced_ns: int, segments: int = 1) -> int:
-        """A new token."""
-        token = self._next
-        self._next += 1
-        self.under_way[token] = Unit(partition, offsets, produced_ns, segments)
-        partition.unfinished += 1
-        partition.oldest[token] = produced_ns
-        return token
-
-    def end(self, token: int) -> Unit | None:
-        """One segment of the token is finished; the unit when it was the last one."""
-        unit = self.under_way[token]
-        unit.segments -= 1
-        if unit.segments:
-            return None
-        del self.under_way[token]
+    def end(self, token: int) -> Unit:
+        """The segment is finished."""
+        unit = self.under_way.pop(token)
         unit.partition.unfinished -= 1
-        del unit.partition.oldest[token]
         return unit
+
+    def oldest_ns(self) -> dict[int, int]:
+        """When the oldest record under way was produced, by ``id`` of its partition."""
+        oldest: dict[int, int] = {}
+        for partition, _, produced_ns in self.under_way.values():
+            place = id(partition)
+            if produced_ns < oldest.get(place, produced_ns + 1):
+                oldest[place] = produced_ns
+        return oldest
 
 
 class MessageIntake:
@@ -125,113 +110,79 @@ class MessageIntake:
     def take(self, partition: Partition, records: Sequence[Any]) -> int:
         """Hand in as many of the records as there are slots for; returns how many were taken (those that an
         earlier owner finished count as taken)."""
-        drafts, taken = self._drafts(partition, records)
-        slots = self._intake.acquire_many(len(drafts))
-        if len(slots) < len(drafts):
-            taken = self._put_back(drafts, len(slots), records)
-            drafts = drafts[: len(slots)]
-        if drafts:
-            self._fill(partition, drafts, slots)
+        wanted, taken = records, len(records)
+        if partition.offsets.restoring:
+            wanted = [r for r in records if not partition.offsets.is_finished(r.offset)]
+            self._intake.tally.add("replay_skipped", taken - len(wanted))
+        groups = self._gathered(wanted) if self._gather_bytes else [(r,) for r in wanted]
+        slots = self._intake.acquire_many(len(groups))
+        if len(slots) < len(groups):
+            groups, taken = _fitting(groups, len(slots), records)
+        if groups:
+            partition.offsets.take_all(_offsets(groups))
+            self._fill(partition, groups, slots)
         if taken:
             partition.offsets.pass_over(records[taken - 1].offset + 1)
         return taken
 
-    # -- drafts -------------------------------------------------------------------------------
-    def _drafts(self, partition: Partition, records: Sequence[Any]) -> tuple[list[Draft], int]:
-        restoring = partition.offsets.restoring
-        wanted = [r for r in records if not restoring or not partition.offsets.is_finished(r.offset)]
-        if restoring:
-            self._intake.tally.add("replay_skipped", len(records) - len(wanted))
-        if not self._gather_bytes:
-            none = partition.key_if_none
-            drafts = [
-                Draft(
-                    none if r.key is None else r.key,
-                    [r],
-                    kafka_meta.pack_headers(r.headers) if r.headers else b"",
-                    0 if r.value is None else len(r.value),
-                )
-                for r in wanted
-            ]
-            return drafts, len(records)
-        return self._gathered(partition, wanted), len(records)
-
-    def _gathered(self, partition: Partition, records: Sequence[Any]) -> list[Draft]:
-        drafts: list[Draft] = []
-        open_drafts: dict[bytes | None, Draft] = {}
+    def _gathered(self, records: Sequence[Any]) -> list[Group]:
+        """Records of one key together, as long as they have no headers, in order of their first ones."""
+        groups: list[Group] = []
+        open_groups: dict[bytes | None, tuple[list[Any], int]] = {}
         capacity = self._intake.layout.packet_capacity
         for record in records:
-            size = 0 if record.value is None else len(record.value)
-            draft = open_drafts.get(record.key)
-            alone = bool(record.headers) or record.value is None
-            if draft is not None and not alone and draft.size + size <= self._gather_bytes:
-                draft.records.append(record)
-                draft.size += size
-                if len(draft.records) == capacity:
-                    del open_drafts[record.key]
+            if record.headers or record.value is None:
+                open_groups.pop(record.key, None)
+                groups.append((record,))
                 continue
-            key = partition.key_if_none if record.key is None else record.key
-            headers = kafka_meta.pack_headers(record.headers) if record.headers else b""
-            draft = Draft(key, [record], headers, size)
-            drafts.append(draft)
-            if alone:
-                open_drafts.pop(record.key, None)
-            else:
-                open_drafts[record.key] = draft
-        return drafts
-
-    def _put_back(self, drafts: list[Draft], fitting: int, records: Sequence[Any]) -> int:
-        """Only the first drafts have slots: records from the first one without a slot on are not taken. Drafts
-        that hold records behind it lose them."""
-        first = drafts[fitting].records[0].offset
-        for draft in drafts[:fitting]:
-            while draft.records[-1].offset > first:
-                draft.size -= len(draft.records.pop().value or b"")
-        return next(index for index, record in enumerate(records) if record.offset == first)
+            size = len(record.value)
+            group, filled = open_groups.get(record.key, (None, 0))
+            if group is None or filled + size > self._gather_bytes or len(group) == capacity:
+                group, filled = [], 0
+                groups.append(group)
+            group.append(record)
+            open_groups[record.key] = (group, filled + size)
+        return groups
 
     # -- slots --------------------------------------------------------------------------------
-    def _fill(self, partition: Partition, drafts: list[Draft], slots: Slots) -> None:
-        intake, units = self._intake, self._units
-        partition.offsets.take_all(sorted([record.offset for draft in drafts for record in draft.records]))
-        tokens = np.empty(len(drafts), dtype=np.uint64)
-        columns = np.empty((6, len(drafts)), dtype=np.int64)
-        hashes = np.empty(len(drafts), dtype=np.uint64)
+    def _fill(self, partition: Partition, groups: Sequence[Group], slots: Slots) -> None:
+        intake, units, view = self._intake, self._units, self._view
         meta_room, meta_at = intake.layout.meta_bytes, intake.layout.meta_offset
+        first_token = token = units.next_token
+        under_way, hash_of = units.under_way, xxhash.xxh3_64_intdigest
+        hashes: list[int] = []
+        columns: list[tuple[int, ...]] = []
         faults: dict[int, str] = {}
-        for index, (slot, draft) in enumerate(zip(slots.tolist(), drafts, strict=True)):
-            first = draft.records[0]
-            produced_ns = first.timestamp * MILLISECOND_NS
-            token = units.begin(partition, [r.offset for r in draft.records], produced_ns)
-            meta = kafka_meta.pack(
-                partition.topic_bytes,
-                partition.number,
-                first.offset,
-                token,
-                has_key=first.key is not None,
-                has_value=first.value is not None,
-                headers=draft.headers,
-            )
-            if len(draft.key) + len(meta) > meta_room:
-                faults[slot] = _too_long(draft, meta, meta_room)
-                meta = meta[: len(meta) - len(draft.headers)]
-            key = draft.key[: meta_room - len(meta)]
+        for slot, group in zip(slots.tolist(), groups, strict=True):
+            record = group[0]
+            produced_ns = record.timestamp * MILLISECOND_NS
+            under_way[token] = Unit(partition, [r.offset for r in group], produced_ns)
+            key = partition.key_if_none if record.key is None else record.key
+            meta = kafka_meta.pack(partition.topic_bytes, partition.number, token, record, lone=len(group) == 1)
+            if len(key) + len(meta) > meta_room:
+                faults[slot] = _too_long(len(key) + len(meta), meta_room)
+                meta = kafka_meta.without_headers(meta)
+                key = key[: meta_room - len(meta)]
             at = self._first + slot * self._stride
-            size, rows, link_type, fault = self._copy(slot, at, draft)
+            size, rows, link_type, fault = self._copy(slot, at, group)
             if fault:
                 faults[slot] = fault
             position = at + meta_at
-            self._view[position : position + len(key) + len(meta)] = key + meta
-            tokens[index] = token
-            hashes[index] = xxhash.xxh3_64_intdigest(key)
-            columns[:, index] = (produced_ns, size, rows, len(key), len(meta), link_type)
-        self._write_headers(slots, tokens, hashes, columns)
+            view[position : position + len(key) + len(meta)] = key + meta
+            hashes.append(hash_of(key))
+            columns.append((produced_ns, size, rows, len(key), len(meta), link_type))
+            token += 1
+        units.next_token = token
+        partition.unfinished += len(groups)
+        tokens = np.arange(first_token, token, dtype=np.uint64)
+        self._write_headers(slots, tokens, np.array(hashes, dtype=np.uint64), np.array(columns, dtype=np.int64).T)
         self._hand_in(slots, faults)
 
-    def _copy(self, slot: int, at: int, draft: Draft) -> tuple[int, int, int, str]:
+    def _copy(self, slot: int, at: int, group: Group) -> tuple[int, int, int, str]:
         """Values one behind the other, and their rows; returns bytes, rows, link type, and what is wrong."""
         view, table, largest = self._view, at + self._table_at, self._largest
         position, fault = 0, ""
-        for record in draft.records:
+        for record in group:
             value = record.value or b""
             size = len(value)
             if size > largest:
@@ -241,7 +192,7 @@ class MessageIntake:
             _ROW.pack_into(view, table, record.timestamp * MILLISECOND_NS, position, size, size, 0)
             table += _ROW.size
             position += size
-        return position, len(draft.records), 0, fault
+        return position, len(group), 0, fault
 
     def _write_headers(self, slots: Slots, tokens: Any, hashes: Any, columns: Any) -> None:
         headers = self._intake.headers
@@ -274,6 +225,17 @@ class MessageIntake:
                 self._intake.commit([slot])
 
 
-def _too_long(draft: Draft, meta: bytes, room: int) -> str:
-    needed = len(draft.key) + len(meta)
+def _offsets(groups: Sequence[Group]) -> list[int]:
+    return sorted([record.offset for group in groups for record in group])
+
+
+def _fitting(groups: Sequence[Group], slots: int, records: Sequence[Any]) -> tuple[list[Group], int]:
+    """The groups that have slots, and how many records that takes: all before the first one without a slot.
+    Groups that hold records behind it lose them."""
+    first = groups[slots][0].offset
+    fitting: list[Group] = [[r for r in group if r.offset < first] for group in groups[:slots]]
+    return fitting, next(index for index, record in enumerate(records) if record.offset == first)
+
+
+def _too_long(needed: int, room: int) -> str:
     return f"key and headers of the record need {needed} bytes, more than engine.meta_bytes ({room})"

@@ -13,7 +13,7 @@ import numpy as np
 from streamspec.core.interfaces import Intake
 from streamspec.core.segment import CONTENT_PACKETS
 from streamspec.sources.framing_kernels import TOO_LARGE, scan_length_frames
-from streamspec.sources.kafka_intake import MILLISECOND_NS, Draft, MessageIntake, Units
+from streamspec.sources.kafka_intake import MILLISECOND_NS, Group, MessageIntake, Units
 from streamspec.sources.pcap_formats import FILE_HEADER_BYTES, CaptureFormat, ClassicFormat
 from streamspec.sources.pcapng import BlockFormat
 
@@ -38,11 +38,11 @@ class PacketIntake(MessageIntake):
         self._link_type = link_type
         self._words = intake.memory[: len(intake.memory) // 8 * 8].view(np.int64)
 
-    def _copy(self, slot: int, at: int, draft: Draft) -> tuple[int, int, int, str]:
-        size, _, _, fault = super()._copy(slot, at, draft)
+    def _copy(self, slot: int, at: int, group: Group) -> tuple[int, int, int, str]:
+        size, _, _, fault = super()._copy(slot, at, group)
         if fault:
             return size, 0, self._link_type, fault
-        timestamp_ns = draft.records[0].timestamp * MILLISECOND_NS
+        timestamp_ns = group[0].timestamp * MILLISECOND_NS
         if self._framing == "single":
             return size, 1, self._link_type, ""
         if self._framing == "length":

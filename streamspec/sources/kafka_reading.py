@@ -331,24 +331,24 @@ class KafkaSource:
         and ``paused``."""
         if self._group is None or self._consumer is None or self._intake is None:
             return {"partitions": {}}
-        now_ns = self._intake.clock.time_ns()
-        return {"partitions": {f"{tp.topic}:{tp.partition}": self._numbers(tp, p, now_ns) for tp, p in self._owned()}}
+        now_ns, oldest = self._intake.clock.time_ns(), self._units.oldest_ns()
+        return {
+            "partitions": {
+                f"{tp.topic}:{tp.partition}": self._numbers(tp, partition, now_ns - oldest.get(id(partition), now_ns))
+                for tp, partition in self._group.partitions.items()
+            }
+        }
 
-    def _owned(self) -> list[tuple[Any, Partition]]:
-        assert self._group is not None
-        return list(self._group.partitions.items())
-
-    def _numbers(self, tp: Any, partition: Partition, now_ns: int) -> dict[str, Any]:
+    def _numbers(self, tp: Any, partition: Partition, oldest_age_ns: int) -> dict[str, Any]:
         offsets = partition.offsets
         known = tp in self._consumer.assignment()
         end = self._consumer.highwater(tp) if known else None
-        oldest_ns = next(iter(partition.oldest.values()), now_ns)
         return {
             "lag_records": max((end or 0) - offsets.next_offset, 0),
             "span_records": offsets.span,
             "finished_beyond_records": offsets.finished_beyond,
             "under_way_segments": partition.unfinished,
-            "oldest_age_seconds": max(now_ns - oldest_ns, 0) / 1e9,
+            "oldest_age_seconds": max(oldest_age_ns, 0) / 1e9,
             "paused": tp in self._paused,
         }
 
