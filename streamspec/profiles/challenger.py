@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from river import tree
 
 from streamspec.profiles.online_inputs import INPUT_NAMES, TREE_SCALES
 
@@ -35,6 +34,8 @@ LARGEST_RESIDUAL = 2.0
 
 def new_tree() -> Any:
     """A tree of at most 2^MAX_DEPTH leaves, which bounds its memory to a few megabytes."""
+    from river import tree  # takes a second and more, and not every learner has trees
+
     return tree.HoeffdingTreeRegressor(
         grace_period=100,
         max_depth=MAX_DEPTH,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamspec.core.jit import kernel
-from streamspec.profiles.online_kernels import QUANTILE, move_quantile
+from streamspec.profiles.online_kernels import QUANTILE, clean, move_quantile
 from streamspec.profiles.tracking_kernels import NOISE, Tracking, linear, track, track_chance
 
 Floats = npt.NDArray[np.float64]
@@ -22,6 +22,8 @@ LATENCY_INPUTS = 7
 LANES = 16
 """Lanes with a weight of their own; further ones share them in turn."""
 MISS_INPUTS = 4
+LONGEST_NS = 1e18
+"""Times are looked at up to here: 30 years."""
 FIELDS = 7
 WAIT, WORK, LOAD, LANE, WORKERS, BATCH, NICE = range(FIELDS)
 """Columns of the facts that latency is predicted from; times in nanoseconds."""
@@ -43,11 +45,11 @@ class LatencyState(NamedTuple):
 
 @kernel
 def _inputs(facts: Floats, x: Floats) -> int:
-    work, wait = max(facts[WORK], 1.0), max(facts[WAIT], 0.0)
+    work, wait = max(clean(facts[WORK], 0.0, LONGEST_NS), 1.0), clean(facts[WAIT], 0.0, LONGEST_NS)
     x[0] = 1.0
     x[1] = (math.log(work) - 12.0) / 4.0
     x[2] = math.log((wait + work) / work) / 4.0
-    x[3] = min(max(facts[LOAD], 0.0), 1.0)
+    x[3] = clean(facts[LOAD], 0.0, 1.0)
     x[4] = math.log2(max(facts[WORKERS], 1.0)) / 4.0
     x[5] = math.log2(max(facts[BATCH], 1.0)) / 4.0
     x[6] = facts[NICE] / 10.0
@@ -59,7 +61,7 @@ def _miss_inputs(state: LatencyState, facts: Floats, log_latency: float, log_obj
     deviation = max(math.sqrt(state.residual.numbers[0, NOISE]), 0.05)
     z[0] = 1.0
     z[1] = min(max((log_objective - log_latency) / deviation, -8.0), 8.0)
-    z[2] = min(max(facts[LOAD], 0.0), 1.0)
+    z[2] = clean(facts[LOAD], 0.0, 1.0)
     z[3] = math.log2(max(facts[WORKERS], 1.0)) / 4.0
 
 
@@ -91,7 +93,8 @@ def predict_latencies(facts: Floats, objective_ns: float, state: LatencyState, o
     x, z = np.zeros(LATENCY_INPUTS), np.zeros(MISS_INPUTS)
     for row in range(facts.shape[0]):
         lane = _inputs(facts[row], x)
-        log = math.log(max(facts[row, WAIT], 0.0) + max(facts[row, WORK], 1.0)) + linear(state.residual, 0, x, lane)
+        known = clean(facts[row, WAIT], 0.0, LONGEST_NS) + max(clean(facts[row, WORK], 0.0, LONGEST_NS), 1.0)
+        log = math.log(known) + linear(state.residual, 0, x, lane)
         log = min(max(log, 0.0), 43.0)
         out[row, 0] = math.exp(log)
         out[row, 1] = math.exp(log + max(state.bounds[0, QUANTILE], 0.0))

@@ -22,6 +22,7 @@ from typing import Any
 
 from streamspec.core.errors import StreamspecError
 from streamspec.profiles import learner_wire as wire
+from streamspec.profiles.challenger import new_tree
 from streamspec.profiles.config import LearningConfig
 from streamspec.profiles.head_plan import BasePredictor
 from streamspec.profiles.online import OnlineLayer
@@ -189,6 +190,8 @@ def main(argument: str) -> int:
     keeper = StateKeeper(database, key, spec["state_name"], config.state_interval, tell)
     try:
         keeper.restore(layer)
+        if config.tree_cpu_share > 0:
+            new_tree()  # loads River now rather than between two outcomes
         loop = LearnerLoop(connection, ring, layer, keeper, spec["version"])
         _end_with_parent(loop)
         gc.collect()

@@ -16,7 +16,7 @@ import numpy as np
 from streamspec.core.features import FEATURE_SCHEMA_VERSION
 from streamspec.core.interfaces import Rows
 from streamspec.core.prediction import Head
-from streamspec.profiles.challenger import Challenger, CpuBudget, flatten, tree_inputs
+from streamspec.profiles.challengers import Challengers
 from streamspec.profiles.config import LearningConfig
 from streamspec.profiles.head_plan import BasePredictor, plan_heads
 from streamspec.profiles.latency_kernels import (
@@ -96,8 +96,7 @@ class OnlineLayer:
         self._heads: Tracking = new_heads(self.plan, self._columns, self.config.adaptation)
         self._correction: Correction = new_correction(self._heads, has_base=bool((self._columns >= 0).any()))
         self._latency: LatencyState = new_latency(self.config.adaptation)
-        self._challengers: dict[int, Challenger] = {}
-        self._budget = CpuBudget(self.config.tree_cpu_share, now_ns, cpu_ns)
+        self._challengers = Challengers(len(self.plan), self.config.tree_cpu_share, now_ns, cpu_ns)
         self._said = _room(0, len(self.plan))
 
     # -- learning -----------------------------------------------------------------------------
@@ -128,9 +127,8 @@ class OnlineLayer:
         self._borrow()
         drifts = int((said.alarms > 0).sum())
         if drifts:
-            for challenger in self._challengers.values():
-                challenger.drifted()
-        tree_learned, tree_skipped = self._learn_trees(said)
+            self._challengers.drifted()
+        tree_learned, tree_skipped = self._challengers.learn(said)
         learned = int((said.work_ns > 0).sum())
         self.learned += learned
         return Lesson(learned, len(rows) - learned, drifts, tree_learned, tree_skipped)
@@ -165,42 +163,12 @@ class OnlineLayer:
                     weights[index] = weights[other]
                     break
 
-    def _learn_trees(self, said: Learned) -> tuple[int, int]:
-        measured = np.isfinite(said.residuals)
-        wanted = int(measured.sum())
-        allowed = self._budget.affordable(wanted) if self.config.tree_cpu_share > 0 else 0
-        if not allowed:
-            return 0, wanted
-        rows = np.flatnonzero(measured.any(axis=1))
-        taken = rows[:: -(-wanted // allowed)]  # spread over the batch, so that no source or type is left out
-        learned, started = 0, self._budget.measure()
-        for row in taken.tolist():
-            x = tree_inputs(said.inputs[row])
-            for head in np.flatnonzero(measured[row]).tolist():
-                challenger = self._challengers.get(head) or self._challengers.setdefault(head, Challenger())
-                challenger.learn_one(x, float(said.residuals[row, head]))
-                learned += 1
-        self._budget.spend(started, learned)
-        return learned, wanted - learned
-
     # -- publishing ---------------------------------------------------------------------------
     def snapshot(self, version: int) -> Snapshot:
         """What is known now. From here on this layer predicts with the same trees, so that their loss is of what was
         published."""
-        trees = [self._champion_tree(head) for head in range(len(self.plan))]
-        roots, nodes = flatten(trees)
-        columns = list(zip(*nodes, strict=True)) or [(), (), (), ()]
-        inputs, values, left, right = columns
-        self._correction = Correction(
-            self._heads.weights.copy(),
-            np.array(roots, dtype=np.int64),
-            np.array(inputs, dtype=np.int64),
-            np.array(values, dtype=np.float64),
-            np.array(left, dtype=np.int64),
-            np.array(right, dtype=np.int64),
-            self._correction.bounds.copy(),
-            self._correction.doubt.copy(),
-        )
+        bounds, doubt = self._correction.bounds.copy(), self._correction.doubt.copy()
+        self._correction = Correction(self._heads.weights.copy(), *self._challengers.flat(), bounds, doubt)
         return Snapshot(
             self.plan,
             self._base,
@@ -211,23 +179,17 @@ class OnlineLayer:
             status=self.status(),
         )
 
-    def _champion_tree(self, head: int) -> Any:
-        challenger = self._challengers.get(head)
-        return challenger.model if challenger is not None and challenger.is_champion else None
-
     def status(self) -> dict[str, Any]:
         """What learning looks like: for each head outcomes, recent absolute error of the log, changes noticed, and
         who is champion."""
         heads = {}
         for index, key in enumerate(self.plan.keys):
-            numbers, challenger = self._heads.numbers[index], self._challengers.get(index)
+            numbers = self._heads.numbers[index]
             heads[key] = {
                 "learned": int(numbers[COUNT]),
                 "recent_log_error": round(float(numbers[LOSS]), 4),
                 "drifts": int(numbers[DRIFTS]),
-                "champion": "tree" if challenger and challenger.is_champion else "linear",
-                "tree_learned": challenger.learned if challenger else 0,
-                "tree_log_error": round(challenger.loss, 4) if challenger else None,
+                **self._challengers.status(index),
                 "has_base": bool(self._columns[index] >= 0),
             }
         latency = self._latency.residual.numbers[0]
@@ -252,7 +214,7 @@ class OnlineLayer:
                 "tracking": tuple(self._heads),
                 "latency": (tuple(self._latency.residual), tuple(self._latency.miss), self._latency.bounds),
                 "bounds": (self._correction.bounds, self._correction.doubt),
-                "challengers": {self.plan.keys[head]: vars(one) for head, one in self._challengers.items()},
+                "challengers": self._challengers.state(self.plan.keys),
             }
         )
 
@@ -270,7 +232,7 @@ class OnlineLayer:
             tracking = _checked(state["tracking"], self._heads)
             residual = _checked(state["latency"][0], self._latency.residual)
             miss = _checked(state["latency"][1], self._latency.miss)
-            challengers = {name: Challenger(**_fields(values)) for name, values in state["challengers"].items()}
+            challengers = Challengers.parse(state["challengers"])
             rest = (*state["bounds"], state["latency"][2], int(state["learned"]))
         except ContentRefused:
             raise
@@ -281,7 +243,7 @@ class OnlineLayer:
         _take(self._latency.residual, [0], residual, [0])
         _take(self._latency.miss, [0], miss, [0])
         names = {self.plan.keys[index]: index for index in ours}
-        self._challengers = {names[name]: one for name, one in challengers.items() if name in names}
+        self._challengers.take({names[name]: one for name, one in challengers.items() if name in names})
         self._correction.bounds[:], self._correction.doubt[:], self._latency.bounds[:], self.learned = rest
         self._borrow()
         return len(found)
@@ -316,10 +278,6 @@ def _copied(latency: LatencyState) -> LatencyState:
         Tracking._make(array.copy() for array in latency.miss),
         latency.bounds.copy(),
     )
-
-
-def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in Challenger.__dataclass_fields__}
 
 
 _LEARNED_FIELDS = ("weights", "covariance", "numbers", "sums")

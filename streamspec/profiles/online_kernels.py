@@ -35,11 +35,11 @@ _SHARE_SHIFTS = np.array([shift for _, _, shift in SHARES])
 
 QUANTILE, SCALE, SEEN = range(3)
 """Columns of bounds: the quantile of the log error, its mean size, and how many outcomes it is of."""
-QUANTILE_GAIN = 0.03
+QUANTILE_GAIN = 0.02
 QUANTILE_GAIN_IN_DOUBT = 0.3
 DOUBT_DECAY = 0.98
 OWN_BOUND = 20  # outcomes of a type before it has a bound of its own
-GUESSED_SCALES = 2.0  # nine in ten normal errors are below 1.6 times their mean size
+SCALES_PER_LOG_ODDS = 0.736  # quantile of normal errors, in their mean size, by the log odds of coverage; roughly
 LOWEST_LOG, HIGHEST_LOG = -4.0, 41.0  # of nanoseconds: e^41 is ten years
 LOWEST_RATIO, HIGHEST_RATIO = 1e-4, 16.0
 
@@ -260,7 +260,8 @@ def move_quantile(bounds: Floats, row: int, error: float, coverage: float, in_do
     bounds[row, SCALE] += max(1.0 / (seen + 2.0), 0.01) * (min(abs(error), 4.0) - bounds[row, SCALE])
     scale = max(bounds[row, SCALE], 0.01)
     if seen + 1.0 == OWN_BOUND:  # a guess from here, rather than a long way down from what was believed at first
-        bounds[row, QUANTILE] = min(bounds[row, QUANTILE], GUESSED_SCALES * scale)
+        normal = SCALES_PER_LOG_ODDS * math.log(coverage / (1.0 - coverage)) * scale
+        bounds[row, QUANTILE] = min(bounds[row, QUANTILE], normal)
     above = error > bounds[row, QUANTILE]
     bounds[row, QUANTILE] += gain * scale * (coverage if above else coverage - 1.0)
     bounds[row, SEEN] = seen + 1.0

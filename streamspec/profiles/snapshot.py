@@ -89,7 +89,7 @@ class Snapshot:
     ) -> None:
         """See ``LatencyPredictor``."""
         facts = np.empty((len(wait_ns), FIELDS))
-        facts[:, WAIT], facts[:, WORK] = np.nan_to_num(wait_ns), np.nan_to_num(work_ns)
+        facts[:, WAIT], facts[:, WORK] = wait_ns, work_ns
         facts[:, LOAD], facts[:, LANE] = lane.host_load, lane.lane
         facts[:, WORKERS], facts[:, BATCH], facts[:, NICE] = lane.workers, lane.batch, lane.nice
         singles = np.empty((len(facts), 3), dtype=np.float32)
