@@ -1,0 +1,1 @@
+"""What the host says of itself: roots, clocks and libraries are passed in. Nothing here changes anything."""
