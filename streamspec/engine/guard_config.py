@@ -92,7 +92,7 @@ class GuardConfig(ComponentConfig):
         description="Seconds between two steps up of one knob (0 to 3600); reflexes do not wait.",
     )
     sideways_after: Seconds = Field(
-        default=5.0, ge=0, le=3600, description="Seconds between steps that neither add nor take away (0 to 3600)."
+        default=3.0, ge=0, le=3600, description="Seconds between steps that neither add nor take away (0 to 3600)."
     )
     learn_first: Seconds = Field(
         default=3.0, ge=0, le=3600, description="Seconds after the start in which nothing is taken away (0 to 3600)."

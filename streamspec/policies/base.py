@@ -36,6 +36,15 @@ def useful_ceiling(observation: Observation) -> int:
     return observation.speed_up.peak_workers(observation.workers_ceiling, observation.usable_cores)
 
 
+def preempted_room(observation: Observation, curve: npt.NDArray[np.float64], most: int = 2) -> int:
+    """Workers that may stand beyond the useful ones, for further lanes: while they cost no throughput to speak of."""
+    peak = useful_ceiling(observation)
+    room = 0
+    while room < min(most, observation.workers_ceiling - peak) and curve[peak + room + 1] >= 0.95 * curve[peak]:
+        room += 1
+    return room
+
+
 def with_workers(lane: LanePlan, workers: int) -> LanePlan:
     """The lane with another number of workers."""
     return replace(lane, allocation=replace(lane.allocation, workers=workers))

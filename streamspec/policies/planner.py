@@ -30,7 +30,7 @@ from streamspec.core.control import (
 )
 from streamspec.core.units import Seconds
 from streamspec.policies import queueing_kernels as queueing
-from streamspec.policies.base import PolicyConfigBase, measured_curve, useful_ceiling
+from streamspec.policies.base import PolicyConfigBase, measured_curve, preempted_room, useful_ceiling
 from streamspec.policies.forecast import Demand, Floats, Forecaster
 from streamspec.policies.lanes import Split, lanes_of, split_of
 
@@ -167,7 +167,7 @@ class PlannerPolicy:
             left = max(ceiling - prior_workers - (len(classes) - place - 1), 1)
             situation = _Situation(
                 traffic, demand, present, traffic.objective.latency_seconds * headroom, curve, observation.usable_cores,
-                left, max(min(2, observation.workers_ceiling - ceiling), 0), prior_workers, prior_work,
+                left, preempted_room(observation, curve), prior_workers, prior_work,
             )  # fmt: skip
             self._learn_stress(memory, situation, observation, since_last)
             situation = _stressed(situation, memory.stress)
@@ -219,11 +219,12 @@ class PlannerPolicy:
     ) -> _Choice:
         allowed = situation.traffic.objective.miss_budget_ratio * self._config.budget
         split, upper, _ = situation.search(careful, allowed, self._config.max_lanes)
-        if split == present or (upper > 0.8 * missed and upper > allowed):
+        if split == present or (upper > 0.6 * missed and upper > allowed):
             return _Choice(situation.present)
         expected, _ = situation.misses(split, demand)
         reason = "backlog" if backlog > 0 else "misses_expected"
-        return self._become(situation, split, "up", reason, expected, upper)
+        direction: Direction = "up" if split.total > present.total else "sideways"
+        return self._become(situation, split, direction, reason, expected, upper)
 
     def _sideways(
         self, situation: _Situation, present: Split, demand: Demand, careful: Demand, missed: float

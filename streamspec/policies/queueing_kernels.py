@@ -176,6 +176,8 @@ def search(
     for cut in range(first + 1, last):
         cuts[0], cuts[1] = cut, bins
         head, tail = least_workers(rate, cost, 0, cut, ceiling), least_workers(rate, cost, cut, bins, ceiling)
+        if head + tail > most:  # not all can be carried: then the light ones at least
+            head, tail = min(head, most - 1), 1
         for one in range(head, min(head + reach, most) + 1):
             for two in range(tail, min(tail + reach, most - one) + 1):
                 workers[0], workers[1] = one, two
@@ -190,6 +192,8 @@ def search(
             head = least_workers(rate, cost, 0, cut, ceiling)
             middle = least_workers(rate, cost, cut, upper, ceiling)
             tail = least_workers(rate, cost, upper, bins, ceiling)
+            if head + middle + tail > most:
+                head, middle, tail = min(head, most - 2), 1, 1
             for one in range(head, min(head + reach, most) + 1):
                 for two in range(middle, min(middle + reach, most - one) + 1):
                     for three in range(tail, min(tail + reach, most - one - two) + 1):

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from streamspec.core.control import Advice, Effect, LanePlan, LaneState, Observation, Plan, Proposal
-from streamspec.policies.base import PolicyConfigBase, measured_curve, useful_ceiling, with_workers
+from streamspec.policies.base import PolicyConfigBase, measured_curve, preempted_room, useful_ceiling, with_workers
 
 
 class ReflexConfig(PolicyConfigBase):
@@ -31,8 +31,11 @@ class ReflexConfig(PolicyConfigBase):
     pause_at_ratio: float = Field(
         default=0.95, gt=0, le=1, description="Share of the arena from which on intake is paused (0 to 1)."
     )
+    slow_below_ratio: float = Field(
+        default=0.6, ge=0, le=1, description="Share of the arena below which a paused intake is slow again (0 to 1)."
+    )
     open_below_ratio: float = Field(
-        default=0.6, ge=0, le=1, description="Share of the arena below which intake is open again (0 to 1)."
+        default=0.35, ge=0, le=1, description="Share of the arena below which intake is open again (0 to 1)."
     )
 
     def build(self) -> ReflexPolicy:
@@ -80,6 +83,8 @@ class ReflexPolicy:
             wanted = "slow"
         elif used < config.open_below_ratio:
             wanted = "open"
+        elif used < config.slow_below_ratio and plan.intake == "paused":
+            wanted = "slow"
         if wanted == plan.intake:
             return []
         return [
@@ -88,8 +93,8 @@ class ReflexPolicy:
                 lane="",
                 before=plan.intake,
                 after=wanted,
-                direction="down" if wanted == "open" else "up",
-                reason="arena_drained" if wanted == "open" else "arena_near_cap",
+                direction="up" if used >= config.slow_at_ratio else "down",
+                reason="arena_near_cap" if used >= config.slow_at_ratio else "arena_drained",
                 detail=f"{used:.0%} of the arena is taken",
                 basis="rule",
                 policy=self.name,
@@ -102,7 +107,8 @@ def safe_lanes(observation: Observation, plan: Plan) -> tuple[LanePlan, ...]:
     """The lanes of the plan, each with as many workers as are worth having: the most urgent lane up to the peak
     of the speed-up curve, each further one at least what it has and one beyond what the others take."""
     most = max(useful_ceiling(observation), 1)
-    room = min(observation.workers_ceiling, most + len(plan.lanes) - 1)
+    spread = preempted_room(observation, measured_curve(observation), len(plan.lanes) - 1)
+    room = min(observation.workers_ceiling, most + spread)
     lanes = list(plan.lanes)
     spare = room - plan.workers
     for index, lane in enumerate(lanes):

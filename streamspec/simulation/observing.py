@@ -116,7 +116,7 @@ class Observer:
         lanes = []
         for index, lane in enumerate(plant.plan.lanes):
             queue = plant.queue_of(index)
-            first = float(plant.workload.arrival_ns[queue[0]]) / 1e9 if len(queue) else plant.now_seconds
+            first = float(plant.admitted_ns[queue[0]]) / 1e9 if len(queue) else plant.now_seconds
             lanes.append(
                 LaneState(
                     name=lane.name,
@@ -148,7 +148,7 @@ class Observer:
 
     def _latency(self, segments: Ids) -> npt.NDArray[np.float64]:
         plant = self.plant
-        latency = plant.finished_ns[segments] - plant.workload.arrival_ns[segments]
+        latency = plant.finished_ns[segments] - plant.admitted_ns[segments]  # the service knows no earlier time
         result: npt.NDArray[np.float64] = np.where(plant.state[segments] == kernels.DROPPED, np.inf, latency) / 1e9
         return result
 
@@ -205,9 +205,7 @@ class Observer:
             queued_work_seconds=float(predicted.sum()) / 1e9,
             queued_upper_seconds=float(np.nansum(np.maximum(plant.workload.upper_ns[mine], predicted))) / 1e9,
             in_flight=len(mine) - len(queue),
-            oldest_age_seconds=plant.now_seconds - float(plant.workload.arrival_ns[queue[0]]) / 1e9
-            if len(queue)
-            else 0.0,
+            oldest_age_seconds=plant.now_seconds - float(plant.admitted_ns[queue[0]]) / 1e9 if len(queue) else 0.0,
             arrivals_per_second=float((plant.lane_of[arrived] == index).sum()) / window,
             finished_per_second=len(over) / window,
             useful_seconds_per_second=float(end.useful[index] - start.useful[index]) / 1e9 / window,
