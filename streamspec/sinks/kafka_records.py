@@ -26,8 +26,9 @@ RECORD_OVERHEAD_BYTES = 96
 _NONE: Headers = []
 
 
-Record = tuple[bytes | None, bytes | None, int, Headers]
-"""Key, value, timestamp in milliseconds, headers. A plain tuple: there may be a hundred thousand a second."""
+Record = tuple[bytes | None, bytes | memoryview | None, int, Headers]
+"""Key, value, timestamp in milliseconds, headers. A plain tuple: there may be a hundred thousand a second. Values are
+views of the delivery, valid as long as it is written."""
 
 
 def size_of(record: Record) -> int:
@@ -117,12 +118,12 @@ class RecordBuilder:
         key, headers, tombstone = _kept(delivery, origin)
         timestamp_ms = delivery.timestamp_ns // MILLISECOND_NS
         if origin is not None and origin.lone and not tombstone:
-            return [(topic, (key, bytes(payload), timestamp_ms, headers))]
+            return [(topic, (key, payload, timestamp_ms, headers))]
         if not len(payload):
             return [] if origin is None else [(topic, (key, None if tombstone else b"", timestamp_ms, headers))]
         packets = delivery.packets
         if len(packets) <= 1 or not is_unchanged(delivery):
-            return [(topic, (key, bytes(payload), timestamp_ms, headers))]
+            return [(topic, (key, payload, timestamp_ms, headers))]
         return [(topic, record) for record in _cut(payload, packets, key, headers)]
 
     def _lines(self, delivery: Delivery, origin: kafka_meta.Origin | None) -> list[tuple[str, Record]]:
@@ -151,8 +152,7 @@ class RecordBuilder:
         packets = delivery.packets
         if delivery.content == CONTENT_MESSAGES and len(packets) > 1:
             return [(topic, record) for record in _cut(delivery.original, packets, key, headers)]
-        value = bytes(delivery.original)
-        return [(topic, (key, value, delivery.timestamp_ns // MILLISECOND_NS, headers))]
+        return [(topic, (key, delivery.original, delivery.timestamp_ns // MILLISECOND_NS, headers))]
 
 
 def _kept(delivery: Delivery, origin: kafka_meta.Origin | None) -> tuple[bytes | None, Headers, bool]:
@@ -167,6 +167,6 @@ def _cut(content: memoryview, packets: Any, key: bytes | None, headers: Headers)
         packets["offset"].tolist(), packets["captured_bytes"].tolist(), packets["timestamp_ns"].tolist(), strict=True
     )
     return [
-        (key, bytes(content[start : start + size]), timestamp_ns // MILLISECOND_NS, headers)
+        (key, content[start : start + size], timestamp_ns // MILLISECOND_NS, headers)
         for start, size, timestamp_ns in rows
     ]

@@ -320,15 +320,28 @@ def _wait_answer(node: Node) -> None:
 
 
 async def create_topic(
-    address: str, name: str, *, partitions: int = 1, copies: int = 1, settings: dict[str, str] | None = None
+    address: str,
+    name: str,
+    *,
+    partitions: int = 1,
+    copies: int = 1,
+    settings: dict[str, str] | None = None,
+    only_on: int | None = None,
 ) -> None:
-    """Make a topic and return when every broker that is asked knows its leaders."""
+    """Make a topic and return when its leaders are known.
+
+    Args:
+        only_on: number of the one node that shall have it.
+    """
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:
-        made = NewTopic(name, partitions, copies, topic_configs=settings or {})
+        if only_on is None:
+            made = NewTopic(name, partitions, copies, topic_configs=settings or {})
+        else:
+            made = NewTopic(name, -1, -1, dict.fromkeys(range(partitions), [only_on]), settings or {})
         await admin.create_topics([made])
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:

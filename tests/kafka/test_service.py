@@ -24,13 +24,15 @@ def passage(tmp_path: Path) -> Iterator[MakePassage]:
     """Makes both topics and what runs between them."""
     made: list[Passage] = []
 
-    def make(cluster: kafka.Kafka, *, partitions: int = 4, copies: int = 1, **options: Any) -> Passage:
+    def make(
+        cluster: kafka.Kafka, *, partitions: int = 4, copies: int = 1, out_only_on: int | None = None, **options: Any
+    ) -> Passage:
         name = f"flow-{os.getpid()}-{time.monotonic_ns()}"
-        settings = {"min.insync.replicas": "2"} if copies == 3 else {}
-        for topic in (name, f"{name}-out"):
-            asyncio.run(
-                kafka.create_topic(cluster.address, topic, partitions=partitions, copies=copies, settings=settings)
-            )
+        shape: dict[str, Any] = {"partitions": partitions, "copies": copies}
+        if copies == 3:
+            shape["settings"] = {"min.insync.replicas": "2"}
+        asyncio.run(kafka.create_topic(cluster.address, name, **shape))
+        asyncio.run(kafka.create_topic(cluster.address, f"{name}-out", **shape, only_on=out_only_on))
         made.append(Passage(tmp_path, cluster.address, name, f"{name}-out", **options))
         return made[-1]
 
@@ -93,4 +95,54 @@ def test_instances_that_come_and_go(broker: kafka.Kafka, passage: MakePassage, d
     flow.under_load(come_and_go, seconds=8)
     verdict = flow.verdict()
     flow.instances[0].stop()
+    assert verdict.passes(), verdict.text()
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_restart_of_the_broker(broker: kafka.Kafka, passage: MakePassage, delivery: str) -> None:
+    flow = passage(broker, delivery=delivery)
+    flow.start()
+
+    def restart() -> None:
+        broker.nodes[0].kill()
+        broker.nodes[0].start()
+        broker.wait_ready()
+
+    flow.under_load(restart)
+    verdict = flow.verdict()
+    flow.instances[0].stop()
+    assert verdict.passes(), verdict.text()
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_change_of_leaders(three: kafka.Kafka, passage: MakePassage, delivery: str) -> None:
+    flow = passage(three, copies=3, delivery=delivery)
+    flow.start()
+    node = three.nodes[1 if delivery == "at_least_once" else 2]
+
+    def away_and_back() -> None:
+        node.kill()
+        time.sleep(4.0)
+        node.start()
+        three.wait_ready()
+
+    flow.under_load(away_and_back, seconds=10, rate=800)
+    verdict = flow.verdict()
+    flow.instances[0].stop()
+    assert verdict.passes(), verdict.text()
+
+
+def test_an_output_topic_that_is_away(three: kafka.Kafka, passage: MakePassage) -> None:
+    flow = passage(three, out_only_on=3)
+    instance = flow.start()
+
+    def away_and_back() -> None:
+        three.nodes[2].kill()
+        time.sleep(5.0)
+        three.nodes[2].start()
+        three.wait_ready()
+
+    flow.under_load(away_and_back, seconds=8, rate=800)
+    verdict = flow.verdict()
+    instance.stop()
     assert verdict.passes(), verdict.text()
