@@ -226,6 +226,27 @@ def top(
 
 
 @app.command()
+def replay(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace of `run --record`.", show_default=False)],
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="Policy to run on it: static, planner, aimd, ds2, gradient; may be repeated. Default: the first two.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write charts over time.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare policies on a recorded trace, simulated: misses, latency, worker-seconds, switches."""
+    from streamspec.replay_trace import run_replay
+
+    run_replay(trace, policy or (), as_json=as_json, plot=plot)
+
+
+@app.command()
 def version(as_json: AsJson = False) -> None:
     """Print the version."""
     from importlib.metadata import version as version_of
