@@ -271,9 +271,9 @@ class Reducer(Protocol):
     def merge(self, content: memoryview) -> None:
         """Take in one delta."""
 
-    def collect(self, *, final: bool) -> list[tuple[str, bytes, int]]:
-        """Records that became due since the last call: ``(record_type, newline-ended lines, count)``.
-        ``final``: the stream has ended, give everything."""
+    def collect(self, *, final: bool) -> list[tuple[str, bytes | memoryview, int]]:
+        """Records that became due since the last call: ``(record_type, newline-ended lines, count)``; the lines
+        are not written to any more. ``final``: the stream has ended, give everything."""
 
 
 # -- sinks ------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class LineFile:
         self._rules = rules
         self._clock = clock or SystemClock()
         self._suffix = ".jsonl.zst" if rules.compressed else ".jsonl"
-        self._encode = _compressor() if rules.compressed else bytes
+        self._encode = _compressor() if rules.compressed else _as_is
         self._lock = threading.Lock()  # a write that nobody waits for any more may be under way at `close`
         self._counts_lock = threading.Lock()  # held for moments only: the event loop takes it too
         self._counted = Tally()
@@ -87,9 +87,9 @@ class LineFile:
         self._use(self._opened(self.path))
 
     # -- batches ------------------------------------------------------------------------------
-    def append(self, lines: bytes) -> bool:
-        """Write a batch of whole lines. False when the disk is full: go on with :meth:`resume`. After any
-        other error nothing of the batch is left in the file."""
+    def append(self, lines: bytes | memoryview) -> bool:
+        """Write a batch of whole lines, which stay as they are until it is written. False when the disk is full: go
+        on with :meth:`resume`. After any other error nothing of the batch is left in the file."""
         with self._lock:
             self._undo()
             self._rest = memoryview(self._encode(lines))
@@ -247,10 +247,14 @@ class LineFile:
         return [int(match[1]) for name in os.listdir(folder) if (match := re.fullmatch(pattern, name))]
 
 
-def _compressor() -> Callable[[bytes], bytes]:
+def _as_is(lines: bytes | memoryview) -> bytes | memoryview:
+    return lines
+
+
+def _compressor() -> Callable[[bytes | memoryview], bytes | memoryview]:
     import zstandard
 
-    compress: Callable[[bytes], bytes] = zstandard.ZstdCompressor(level=3, write_checksum=True).compress
+    compress: Callable[[bytes | memoryview], bytes] = zstandard.ZstdCompressor(level=3, write_checksum=True).compress
     return compress
 
 

@@ -36,9 +36,10 @@ class LinesConfig(SinkConfigBase):
     )
 
 
-async def render(batch: DeliveryBatch, config: LinesConfig) -> bytes:
+async def render(batch: DeliveryBatch, config: LinesConfig) -> bytes | memoryview:
     """All lines of a batch, each ended by a newline; empty when there is nothing to write. A large batch is made
-    in pieces, between which the event loop gets its turn."""
+    in pieces, between which the event loop gets its turn. What needs no joining is passed on as it is, valid as
+    long as the batch."""
     parts: list[bytes | memoryview] = []
     piece_bytes = piece_lines = 0
     for line in _lines(batch, config):
@@ -48,7 +49,7 @@ async def render(batch: DeliveryBatch, config: LinesConfig) -> bytes:
         if piece_bytes >= BREATH_BYTES or piece_lines >= BREATH_LINES:
             piece_bytes = piece_lines = 0
             await asyncio.sleep(0)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _lines(batch: DeliveryBatch, config: LinesConfig) -> Iterator[bytes | memoryview]:

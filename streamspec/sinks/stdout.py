@@ -50,7 +50,7 @@ class StdoutSink:
             await asyncio.to_thread(self._write, lines)
             self._tally.add("bytes", len(lines))
 
-    def _write(self, lines: bytes) -> None:
+    def _write(self, lines: bytes | memoryview) -> None:
         content = memoryview(lines)
         try:
             while content:

@@ -15,7 +15,7 @@ from streamspec.sources.pcap_formats import (
     CaptureFormat,
     ClassicFormat,
 )
-from streamspec.sources.pcap_kernels import ENDED, KINDS, SEARCHING, fill_header
+from streamspec.sources.pcap_kernels import ENDED, KINDS, SEARCHING, fill_header, put_key
 from streamspec.sources.pcapng import BlockFormat
 
 SMALLEST_WINDOW_BYTES = 4096
@@ -27,6 +27,7 @@ def load_kernels() -> None:
     for format in (ClassicFormat(MICROSECONDS, False, 0, False), BlockFormat(False)):
         format.index(content, 0, True, rows)
     fill_header(headers, 0, rows, 1, 0, 0)
+    put_key(headers, 0, np.uint64(0), np.frombuffer(b"", dtype=np.uint8), content, 0)
 
 
 class CaptureWalk:
@@ -34,7 +35,7 @@ class CaptureWalk:
 
     Attributes:
         ended: there are no further windows.
-        packets: committed so far.
+        packets: handed out so far.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class CaptureWalk:
         self._file = file
         self._format = format
         self._segment_bytes = min(segment_bytes, intake.layout.payload_bytes)
-        self._key = key[: intake.layout.meta_bytes]
+        self._key = np.frombuffer(key[: intake.layout.meta_bytes], dtype=np.uint8)
+        self._key_hash: np.uint64 | None = None
         self._position = format.first_position
         self._window_bytes = self._segment_bytes
         self._link_type = 0
@@ -88,16 +90,22 @@ class CaptureWalk:
         self._window_bytes = min(self._segment_bytes, max(2 * min(used, available), SMALLEST_WINDOW_BYTES))
         return count
 
-    def commit(self, slot: int, rows: Rows, count: int, arrival_ns: int) -> None:
-        """Hand in the slot with ``count`` packets of the last window in ``rows``; without packets, give it back."""
+    def fill(self, slot: int, rows: Rows, count: int, arrival_ns: int) -> bool:
+        """Complete the slot with ``count`` packets of the last window in ``rows``, to be committed; without packets
+        it is given back, and the result is False."""
         intake = self.intake
         if not count:
             intake.release(slot)
-            return
+            return False
         fill_header(intake.headers, slot, rows, count, arrival_ns, self._link_type)
-        intake.set_key(slot, self._key)
-        intake.commit([slot])
+        if self._key_hash is None:
+            intake.set_key(slot, self._key.tobytes())
+            self._key_hash = intake.headers["key_hash"][slot]
+        else:
+            at = intake.offset(slot) + intake.layout.meta_offset
+            put_key(intake.headers, slot, self._key_hash, self._key, intake.memory, at)
         self.packets += count
+        return True
 
     def faults(self) -> dict[str, int]:
         """What was wrong with the file so far, by kind."""

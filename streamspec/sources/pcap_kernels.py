@@ -16,6 +16,7 @@ import numpy as np
 from streamspec.core.interfaces import Bytes, Counts, Rows
 from streamspec.core.jit import inlined_kernel, lean_kernel
 from streamspec.core.segment import CONTENT_PACKETS, PACKET_TRUNCATED
+from streamspec.core.words import load_be32, load_u32
 
 Record = Any
 """One row of a structured array inside a kernel: its fields are attributes there."""
@@ -60,12 +61,8 @@ RESYNC_SECONDS = 7 * 86_400
 
 @inlined_kernel
 def u32(buffer: Bytes, at: int, swapped: bool) -> int:
-    """Four bytes in the file's order; the compiler makes it one load and a swap."""
-    b0, b1 = int64(buffer[at]), int64(buffer[at + 1])
-    b2, b3 = int64(buffer[at + 2]), int64(buffer[at + 3])
-    if swapped:
-        return b0 << 24 | b1 << 16 | b2 << 8 | b3
-    return b3 << 24 | b2 << 16 | b1 << 8 | b0
+    """Four bytes in the file's order."""
+    return load_be32(buffer, at) if swapped else load_u32(buffer, at)
 
 
 @inlined_kernel
@@ -106,6 +103,9 @@ def index_records(
             at = found
             if walk.track == SEARCHING:
                 break
+        count, at = index_sound(buffer, at, available, rows, count, walk)
+        if count == rows.shape[0]:
+            break
         left = available - at
         if left < header:
             if final and left > 0:
@@ -137,6 +137,26 @@ def index_records(
         walk.last_seconds = seconds
         count += 1
         at += header + (room if final and captured > room else captured)
+    return count, at
+
+
+@inlined_kernel
+def index_sound(buffer: Bytes, at: int, available: int, rows: Rows, count: int, walk: Record) -> tuple[int, int]:
+    """The common case of :func:`index_records`: whole records, as far as they reach. Returns rows filled in all, and
+    where the first record begins that is not whole or not sound."""
+    swapped, header, tick_ns, limit_bytes = walk.swapped != 0, walk.header_bytes, walk.tick_ns, walk.limit_bytes
+    last_seconds = walk.last_seconds
+    while count < rows.shape[0] and at + header <= available:
+        captured = u32(buffer, at + 8, swapped)
+        following = at + header + captured
+        if captured > limit_bytes or following > available:
+            break
+        last_seconds = u32(buffer, at, swapped)
+        timestamp_ns = last_seconds * NANOSECONDS + u32(buffer, at + 4, swapped) * tick_ns
+        put_packet(rows[count], timestamp_ns, at + header, captured, u32(buffer, at + 12, swapped), 0)
+        count += 1
+        at = following
+    walk.last_seconds = last_seconds
     return count, at
 
 
@@ -190,6 +210,18 @@ def fill_header(headers: Rows, slot: int, rows: Rows, count: int, arrival_ns: in
     header.packets = count
     header.content = CONTENT_PACKETS
     header.link_type = link_type
+
+
+@lean_kernel
+def put_key(headers: Rows, slot: int, key_hash: np.uint64, key: Bytes, memory: Bytes, at: int) -> None:
+    """Store a stream key whose hash is known: what ``Intake.set_key`` does, ``at`` being where the meta region of the
+    slot begins."""
+    for i in range(len(key)):
+        memory[at + i] = key[i]
+    header = headers[slot]
+    header.key_hash = key_hash
+    header.key_bytes = len(key)
+    header.meta_bytes = 0
 
 
 @lean_kernel

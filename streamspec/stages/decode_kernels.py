@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from streamspec.core.interfaces import Bytes, Rows
 from streamspec.core.jit import inlined_kernel
+from streamspec.core.words import load_be16 as be16
+from streamspec.core.words import load_u32, load_u64
 from streamspec.stages.decoded import (
     FRAGMENT_FORBIDDEN,
     FRAGMENT_LATER,
@@ -34,7 +36,7 @@ from streamspec.stages.decoded import (
     TRUNCATED_UDP,
     TUNNELS_TOO_DEEP,
 )
-from streamspec.stages.link_kernels import IPV4, IPV6, be16, find_ip, first_header, int64, open_gre, open_vxlan
+from streamspec.stages.link_kernels import IPV4, IPV6, find_ip, first_header, int64, open_gre, open_vxlan
 
 ICMP = 1
 IP_IN_IP = 4
@@ -210,10 +212,10 @@ def _write_ip(buffer: Bytes, kind: int, at: int, end: int, row: Any) -> tuple[in
         )
         return OK, at + (int64(buffer[at]) & 15) * 4
     row["ip_version"] = 6
-    row["source_head"] = _native64(buffer, at + 8)
-    row["source_tail"] = _native64(buffer, at + 16)
-    row["destination_head"] = _native64(buffer, at + 24)
-    row["destination_tail"] = _native64(buffer, at + 32)
+    row["source_head"] = load_u64(buffer, at + 8)
+    row["source_tail"] = load_u64(buffer, at + 16)
+    row["destination_head"] = load_u64(buffer, at + 24)
+    row["destination_tail"] = load_u64(buffer, at + 32)
     row["ttl"] = buffer[at + 7]
     status, protocol, at, fragment = _extensions(buffer, int64(buffer[at + 6]), at + 40, end)
     row["protocol"] = protocol
@@ -344,14 +346,7 @@ def _open_tunnel(buffer: Bytes, at: int, end: int, row: Any) -> tuple[int, int]:
 @inlined_kernel
 def _native32(buffer: Bytes, at: int) -> np.uint64:
     """Four bytes as they lie in memory, as the low half of a word: addresses are moved, not understood."""
-    return np.uint64(
-        int64(buffer[at]) | (int64(buffer[at + 1]) << 8) | (int64(buffer[at + 2]) << 16) | (int64(buffer[at + 3]) << 24)
-    )
-
-
-@inlined_kernel
-def _native64(buffer: Bytes, at: int) -> np.uint64:
-    return _native32(buffer, at) | (_native32(buffer, at + 4) << _32)
+    return np.uint64(load_u32(buffer, at))
 
 
 @inlined_kernel

@@ -14,6 +14,8 @@ import numpy as np
 
 from streamspec.core.interfaces import Bytes
 from streamspec.core.jit import inlined_kernel
+from streamspec.core.words import load_be16 as be16
+from streamspec.core.words import load_be32 as be32
 from streamspec.stages.decoded import (
     LINK_HEADERS_TOO_DEEP,
     NOT_IP,
@@ -46,18 +48,6 @@ and unsigned numbers that meet in one variable become floating point."""
 
 MAX_LINK_HEADERS = 12
 MAX_MPLS_LABELS = 24
-
-
-@inlined_kernel
-def be16(buffer: Bytes, at: int) -> int:
-    """Two bytes in network order; the compiler makes it one load."""
-    return (int64(buffer[at]) << 8) | int64(buffer[at + 1])
-
-
-@inlined_kernel
-def be32(buffer: Bytes, at: int) -> int:
-    """Four bytes in network order."""
-    return (be16(buffer, at) << 16) | be16(buffer, at + 2)
 
 
 @inlined_kernel

@@ -65,6 +65,11 @@ class MeterConfig(StageConfigBase):
         description="Flows kept at the same time (1 to 50 million), about 160 bytes of memory each when used. Beyond "
         "it the flow that was idle for longest is closed with flowEndReason 5.",
     )
+    timestamps: Literal["milliseconds", "nanoseconds", "both"] = Field(
+        default="milliseconds",
+        description="Which times a record has: `milliseconds` since 1970 as integers, `nanoseconds` as text of RFC "
+        "3339 (and those of the reverse direction), or `both`. Text makes a record half as long again.",
+    )
     vlan_in_key: bool = Field(
         default=False,
         description="Keep flows of different VLANs apart, for networks whose addresses overlap.",
@@ -93,6 +98,7 @@ class MeterConfig(StageConfigBase):
             active_timeout_seconds=self.active_timeout,
             end_linger_seconds=self.end_linger,
             max_flows=self.max_flows,
+            timestamps=self.timestamps,
         )
 
 

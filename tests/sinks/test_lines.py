@@ -19,7 +19,7 @@ ALERT = ("alert", memoryview(b'{"alert":1}\n'))
 
 
 async def _rendered(*deliveries: ListDelivery, **options) -> list[dict]:
-    text = await render(ListBatch(deliveries), LinesConfig(**options))
+    text = bytes(await render(ListBatch(deliveries), LinesConfig(**options)))
     assert not text or text.endswith(b"\n")
     return [json.loads(line) for line in text.splitlines()]
 

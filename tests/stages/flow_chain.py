@@ -67,11 +67,12 @@ class Chain:
         ]
 
 
-def checked(record_type: str, lines: bytes, count: int) -> list[bytes]:
+def checked(record_type: str, lines: bytes | memoryview, count: int) -> list[bytes]:
     """The lines of one batch; their number is what the reducer says."""
     assert record_type == "flow"
-    assert lines.endswith(b"\n")
-    split = lines[:-1].split(b"\n")
+    text = bytes(lines)
+    assert text.endswith(b"\n")
+    split = text[:-1].split(b"\n")
     assert len(split) == count
     return split
 

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamspec.stages.flow_records import LONGEST_LINE_BYTES, write_lines
+from streamspec.stages.flow_records import BOTH, LONGEST_LINE_BYTES, write_lines
 from streamspec.stages.flow_rows import FLOW, NEVER_FIRST, NEVER_LAST, aligned_zeros
+from streamspec.stages.flow_table import FlowTable
+from streamspec.stages.meter import MeterConfig
 from tests.stages.flow_chain import Chain
 from tests.stages.test_meter import ACK, A, B, at, icmp, tcp
 
@@ -21,13 +23,13 @@ from tests.stages.test_meter import ACK, A, B, at, icmp, tcp
 def written(flow: Any) -> dict[str, Any]:
     """The record of one row; its line is within the bound."""
     out = np.zeros(LONGEST_LINE_BYTES, dtype=np.uint8)
-    size = write_lines(flow, out)
+    size = write_lines(flow, out, BOTH)
     record: dict[str, Any] = json.loads(out[:size].tobytes())
     return record
 
 
 def test_a_whole_record() -> None:
-    chain = Chain()
+    chain = Chain(table=FlowTable(timestamps="both"))
     chain.feed([at(0.123456789, tcp(A, B, 2, vlan=7)), at(0.5, tcp(B, A, 18, ports=(80, 1000)))])
     assert chain.records() == [
         {
@@ -56,13 +58,37 @@ def test_a_whole_record() -> None:
 
 
 def test_one_way_flows_have_no_reverse_times_and_zero_counts() -> None:
-    chain = Chain()
+    chain = Chain(table=FlowTable(timestamps="both"))
     chain.feed([at(0, tcp("2001:db8::1", "2001:db8::2", ACK))])
     (record,) = chain.records()
     assert "reverseFlowStartNanoseconds" not in record
     assert (record["reversePacketDeltaCount"], record["reverseOctetDeltaCount"]) == (0, 0)
     assert (record["sourceIPv6Address"], record["octetDeltaCount"]) == ("2001:db8::1", 60)
     assert "vlanId" not in record
+
+
+@pytest.mark.parametrize(
+    ("timestamps", "names"),
+    [
+        ("milliseconds", ["flowStartMilliseconds", "flowEndMilliseconds"]),
+        (
+            "nanoseconds",
+            [
+                "flowStartNanoseconds",
+                "flowEndNanoseconds",
+                "reverseFlowStartNanoseconds",
+                "reverseFlowEndNanoseconds",
+            ],
+        ),
+    ],
+)
+def test_a_record_has_the_times_that_were_asked_for(timestamps: str, names: list[str]) -> None:
+    table = MeterConfig.model_validate({"type": "meter", "timestamps": timestamps}).build_reducer()
+    assert isinstance(table, FlowTable)
+    chain = Chain(table=table)
+    chain.feed([at(0, tcp(A, B, 2)), at(1, tcp(B, A, 18, ports=(80, 1000)))])
+    (record,) = chain.records()
+    assert [name for name in record if name.endswith("seconds")] == names
 
 
 def test_icmp_has_type_and_code_and_no_flags() -> None:
