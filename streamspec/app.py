@@ -6,7 +6,7 @@ import asyncio
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,27 +14,26 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
+from streamspec.assembly.steering import Steering, build_foresight
 from streamspec.config import ServiceConfig, load_config
 from streamspec.core.clock import SystemClock
 from streamspec.core.component import SinkConfigBase, SourceConfigBase
 from streamspec.core.errors import EXIT_OK, InternalError, StreamspecError
 from streamspec.core.features import TYPE_CODES
 from streamspec.core.interfaces import ClosableSource, Reducer, Sink, Source, TransactionalSink
-from streamspec.core.prediction import variant_stage
 from streamspec.core.resources import Allocation
 from streamspec.core.segment import CONTENT_MESSAGES, CONTENT_PACKETS
 from streamspec.engine.arena import Arena
 from streamspec.engine.delivery import SinkRunner
 from streamspec.engine.dispatcher import Dispatcher, LaneSpec, Limits
 from streamspec.engine.fleet import ChainSpec
-from streamspec.engine.foresight import Foresight
 from streamspec.engine.intake import EngineIntake
 from streamspec.engine.router import NO_LIMIT, LaneRule
 from streamspec.engine.status import ServiceFacts, SourceFacts, StatusReader
 from streamspec.stages.chain import FACTORY, stage_names
 from streamspec.telemetry.decisions import DecisionLog
 from streamspec.telemetry.logging import configure_logging
-from streamspec.telemetry.state import ControlReader, LearningReader, Mode, NotControllable, PartitionedSource, Phase
+from streamspec.telemetry.state import Mode, NotControllable, PartitionedSource, Phase
 
 if TYPE_CHECKING:
     from streamspec.admin.server import AdminServer
@@ -81,15 +80,14 @@ class Service:
         self.started_ns = time.monotonic_ns()
         self.phase: Phase = "starting"
         self.decisions = DecisionLog()
-        self.learning: LearningReader | None = None
-        self.control: ControlReader | None = None
+        self.steering: Steering | None = None
         self.status: StatusReader | None = None
         self.admin: AdminServer | None = None
         engine = self.config.engine
         layout = engine.layout
         arena = Arena(layout, Arena.slots_within(layout, engine.arena_bytes))
-        self.profiler = self.config.profiler.build() if self.config.stages else None
-        self.foresight = None if self.profiler is None else build_foresight(self.config, arena, self.profiler)
+        self.profiler: Profiler | None
+        self.profiler, foresight = build_foresight(self.config, arena)
         self.dispatcher = Dispatcher(
             arena,
             self._lane_specs(self.config, ()),
@@ -99,7 +97,7 @@ class Service:
             limits=_limits(self.config),
             failed=self.fail,
             clock=SystemClock(),
-            foresight=self.foresight,
+            foresight=foresight,
         )
 
     # -- life ---------------------------------------------------------------------------------
@@ -131,6 +129,7 @@ class Service:
         for name, source in self.config.sources.items():
             await self._open_source(name, source)
         self.dispatcher.set_lanes(self._lane_specs(self.config, self.dispatcher.source_names))
+        self._steer(self.config)
         for running in self.sources.values():
             self._run_source(running)
         self.started_ns = time.monotonic_ns()
@@ -192,6 +191,8 @@ class Service:
         for running in self.sources.values():
             if isinstance(running.source, ClosableSource):
                 await running.source.close()
+        if self.steering is not None:
+            await self.steering.close()
         await self.dispatcher.close()
 
     # -- signals ------------------------------------------------------------------------------
@@ -239,9 +240,8 @@ class Service:
     async def _open_source(self, name: str, config: SourceConfigBase) -> RunningSource:
         source = config.build(name)
         intake = self.dispatcher.add_source(name, source)
-        if self.profiler is not None and config.content_type is not None:
-            self.profiler.declare(intake.source, TYPE_CODES[config.content_type])
         running = RunningSource(config, source, intake)
+        self._declare_type(running)
         try:
             await source.open(intake)
         except BaseException:
@@ -249,6 +249,10 @@ class Service:
             raise
         self.sources[name] = running
         return running
+
+    def _declare_type(self, running: RunningSource) -> None:
+        if self.profiler is not None and running.config.content_type is not None:
+            self.profiler.declare(running.intake.source, TYPE_CODES[running.config.content_type])
 
     def _run_source(self, running: RunningSource) -> None:
         async def run() -> None:
@@ -262,21 +266,15 @@ class Service:
 
         running.task = asyncio.create_task(run())
 
-    def _lane_specs(self, config: ServiceConfig, source_names: Any) -> list[LaneSpec]:
-        indices = {name: index for index, name in enumerate(source_names)}
+    def _lane_specs(self, config: ServiceConfig, source_names: Sequence[str]) -> list[LaneSpec]:
+        rules = lane_rules(config, source_names)
         return [
             LaneSpec(
                 name=lane.name,
                 allocation=Allocation(lane.workers, lane.nice, frozenset(lane.cores), lane.batch),
                 urgency=lane.urgency,
-                rule=LaneRule(
-                    lane=index,
-                    sources=frozenset(indices[name] for name in lane.match.sources if name in indices),
-                    min_bytes=lane.match.min_bytes or 0,
-                    max_bytes=lane.match.max_bytes if lane.match.max_bytes is not None else int(NO_LIMIT),
-                    keys=tuple(key.encode() for key in lane.match.keys),
-                    content=_CONTENT[lane.match.content],
-                ),
+                traffic=index,
+                rule=rules[lane.name],
             )
             for index, lane in enumerate(config.effective_lanes)
         ]
@@ -306,7 +304,7 @@ class Service:
         logged. Raises StreamspecError when a part cannot be had; that part stays as it was.
         """
         async with self._reload_lock:
-            config = _keep_fixed(self.config, config)
+            before, config = self.config, _keep_fixed(self.config, config)
             if config.admin != self.config.admin:
                 _log.warning("needs a restart, stays as it is", section="admin")
                 config = config.model_copy(update={"admin": self.config.admin})
@@ -316,12 +314,33 @@ class Service:
             await self._reload_sinks(config)
             await self._reload_sources(config)
             self.dispatcher.limits = _limits(config)
-            self.dispatcher.fleet.resize(config.fleet_workers)
-            self.dispatcher.set_lanes(self._lane_specs(config, self.dispatcher.source_names))
+            await self._reload_steering(before, config)
             if config.logging != self.config.logging:
                 configure_logging(config.logging.level, config.logging.format)
             self.config = config
             _log.info("reloaded")
+
+    async def _reload_steering(self, before: ServiceConfig, config: ServiceConfig) -> None:
+        """What learns and controls is built anew when anything that it stands on is another; else it goes on, and
+        its lanes take segments by the new rules."""
+        steering = self.steering
+        assert steering is not None
+        if all(getattr(config, part) == getattr(before, part) for part in _STEERED):
+            steering.rules_changed(lane_rules(config, self.dispatcher.source_names))
+            return
+        await steering.close()
+        self.profiler, foresight = build_foresight(config, self.dispatcher.arena)
+        self.dispatcher.foresee(foresight)
+        for running in self.sources.values():
+            self._declare_type(running)
+        self.dispatcher.fleet.resize(config.fleet_workers)
+        self.dispatcher.set_lanes(self._lane_specs(config, self.dispatcher.source_names))
+        self._steer(config)
+
+    def _steer(self, config: ServiceConfig) -> None:
+        rules = lane_rules(config, self.dispatcher.source_names)
+        self.steering = Steering(config, self.dispatcher, self.decisions, rules)
+        self.steering.start()
 
     async def _reload_sinks(self, config: ServiceConfig) -> None:
         delivery = self.dispatcher.delivery
@@ -418,21 +437,21 @@ class Service:
                 for name, running in self.sources.items()
             ],
             sink_types={name: sink.model_dump(include={"type"})["type"] for name, sink in config.sinks.items()},
-            learning=self.learning,
-            control=self.control,
+            learning=self.steering.learning if self.steering else None,
+            control=self.steering.control if self.steering else None,
         )
 
     def set_mode(self, mode: Mode) -> None:
         """Another mode of the controller. Raises NotControllable where there is none."""
-        if self.control is None:
+        if self.steering is None:
             raise NotControllable("there is no controller", where="control.mode", value=mode)
-        self.control.set_mode(mode)
+        self.steering.control.set_mode(mode)
 
     def pause_learning(self, paused: bool) -> None:
         """Stop or resume learning. Raises NotControllable where nothing is learned."""
-        if self.learning is None:
+        if self.steering is None or self.steering.learning is None:
             raise NotControllable("nothing is learned here", where="learning")
-        self.learning.pause(paused)
+        self.steering.learning.pause(paused)
 
     # -- reading ------------------------------------------------------------------------------
     def summary(self) -> dict[str, Any]:
@@ -470,6 +489,7 @@ class Service:
                 }
                 for lane in dispatcher.lanes
             },
+            **({} if self.steering is None else self.steering.summary()),
         }
 
 
@@ -478,11 +498,20 @@ def chain_spec(config: ServiceConfig) -> ChainSpec:
     return ChainSpec(FACTORY, [stage.model_dump(mode="json") for stage in config.stages])
 
 
-def build_foresight(config: ServiceConfig, arena: Arena, profiler: Profiler) -> Foresight:
-    """Looks into the segments of the configured chain."""
-    stage = variant_stage(config.stages)
-    variants = len(config.stages[stage].cost_keys) if stage >= 0 else 0
-    return Foresight(arena, profiler, variant_stage=stage, variants=variants)
+def lane_rules(config: ServiceConfig, source_names: Sequence[str]) -> dict[str, LaneRule]:
+    """Which segments each configured lane takes, in order of matching."""
+    indices = {name: index for index, name in enumerate(source_names)}
+    return {
+        lane.name: LaneRule(
+            lane=index,
+            sources=frozenset(indices[name] for name in lane.match.sources if name in indices),
+            min_bytes=lane.match.min_bytes or 0,
+            max_bytes=lane.match.max_bytes if lane.match.max_bytes is not None else int(NO_LIMIT),
+            keys=tuple(key.encode() for key in lane.match.keys),
+            content=_CONTENT[lane.match.content],
+        )
+        for index, lane in enumerate(config.effective_lanes)
+    }
 
 
 def build_reducers(config: ServiceConfig) -> Mapping[int, Reducer]:
@@ -495,6 +524,9 @@ def _limits(config: ServiceConfig) -> Limits:
     engine = config.engine
     return Limits(engine.retries, engine.max_deaths, engine.time_limit)
 
+
+_STEERED = ("objective", "stages", "profiler", "learning", "profiles", "control", "lanes", "engine")
+"""Sections that what learns and controls stands on."""
 
 _CHANGEABLE = {"workers", "spare", "retries", "max_deaths", "time_limit", "drain_timeout"}
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
-
 from pydantic import Field
 
 from streamspec.core.component import ComponentConfig
-from streamspec.core.control import Plan, Policy
-from streamspec.core.units import Seconds
+from streamspec.core.control import Mode, Plan, Policy
+from streamspec.core.units import BytesPerSecond, Seconds
 from streamspec.engine.cycle import Cycle
 from streamspec.engine.guard import Guard
 from streamspec.engine.guard_config import GuardConfig
@@ -21,12 +19,22 @@ from streamspec.policies.tuner import TunerConfig
 from streamspec.policies.variants import VariantsConfig
 
 
+class EgressConfig(ComponentConfig):
+    """Egress bandwidth, shared out among lanes."""
+
+    interface: str = Field(min_length=1, max_length=15, description="Network interface on which results leave.")
+    bytes_per_second: BytesPerSecond = Field(
+        gt=0, description="What the link carries, in bytes per second, e.g. `12.5 MB/s`."
+    )
+
+
 class ControlConfig(ComponentConfig):
     """How the service tunes itself."""
 
-    mode: Literal["off", "recommend", "auto"] = Field(
-        default="auto",
-        description="`auto`: decide and do; `recommend`: decide and record, change nothing; `off`: neither.",
+    mode: Mode | None = Field(
+        default=None,
+        description="`auto`: decide and do; `recommend`: decide and record, change nothing; `off`: neither. Unset: "
+        "`auto`, but `off` where `lanes` are written by hand.",
     )
     policy: PolicyConfig = Field(
         default=PlannerPolicyConfig(), description="Who proposes lanes and workers.", validate_default=False
@@ -50,6 +58,9 @@ class ControlConfig(ComponentConfig):
     variants: VariantsConfig = Field(default=VariantsConfig(), description="Variants of stages by price.")
     tuner: TunerConfig = Field(default=TunerConfig(), description="Targets found by trying.")
     guard: GuardConfig = Field(default=GuardConfig(), description="What every step must pass.")
+    egress: EgressConfig | None = Field(
+        default=None, description="Interface whose bandwidth is shared out among lanes; unset: it is not shared out."
+    )
 
     def policies(self) -> tuple[Policy, ...]:
         """The policies of a decision, the main one first. ``static`` stands alone."""
@@ -58,10 +69,10 @@ class ControlConfig(ComponentConfig):
             return (main,)
         return (main, self.variants.build(), self.tuner.build())
 
-    def build(self, plan: Plan) -> Cycle:
+    def build(self, plan: Plan, mode: Mode) -> Cycle:
         """The control cycle of a service that starts with ``plan``, the setting that its configuration amounts to;
         it is also what holds while predictions may not be used."""
         if isinstance(self.policy, PlannerPolicyConfig) and "headroom" not in plan.targets:
             plan = replace(plan, targets={**plan.targets, "headroom": self.policy.headroom})
         reflexes = () if isinstance(self.policy, StaticPolicyConfig) else (self.reflex.build(),)
-        return Cycle(self.mode, self.policies(), Guard(self.guard, plan), plan, reflexes=reflexes)
+        return Cycle(mode, self.policies(), Guard(self.guard, plan), plan, reflexes=reflexes)

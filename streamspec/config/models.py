@@ -14,12 +14,14 @@ from pydantic_core import PydanticCustomError
 
 from streamspec.admin.config import AdminConfig
 from streamspec.config.checks import cross_findings
+from streamspec.config.control import ControlConfig
 from streamspec.config.problems import format_path
 from streamspec.core.component import ComponentConfig
 from streamspec.core.segment import MAX_STAGES, SlotLayout
 from streamspec.core.units import Bytes, Seconds
 from streamspec.engine.arena import Arena
 from streamspec.profiler.config import ProfilerConfig
+from streamspec.profiles.config import LearningConfig, ProfilesConfig
 from streamspec.sinks.registry import SinkConfig
 from streamspec.sources.registry import SourceConfig
 from streamspec.stages.registry import StageConfig
@@ -212,6 +214,9 @@ class LaneConfig(ComponentConfig):
         description="Most segments handed to a worker in one message (1 to 256). Larger batches cost less per "
         "segment and make short segments wait for each other.",
     )
+    objective: ObjectiveConfig | None = Field(
+        default=None, description="What segments of this lane are held to; unset: the service's objective."
+    )
     urgency: int = Field(
         default=0,
         ge=-1000,
@@ -251,6 +256,11 @@ class ServiceConfig(ComponentConfig):
         default=None, description="Where segments go that failed for good; unset: they are counted and logged only."
     )
     profiler: ProfilerConfig = Field(default=ProfilerConfig(), description="How closely segments are looked at.")
+    learning: LearningConfig = Field(default=LearningConfig(), description="What is learned while the stream runs.")
+    profiles: ProfilesConfig = Field(
+        default=ProfilesConfig(), description="Where models and what was learned are kept."
+    )
+    control: ControlConfig = Field(default=ControlConfig(), description="Who decides on lanes, workers and variants.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="Workers, memory, retries.")
     lanes: tuple[LaneConfig, ...] = Field(
         default=(),
@@ -280,6 +290,13 @@ class ServiceConfig(ComponentConfig):
     def effective_lanes(self) -> tuple[LaneConfig, ...]:
         """The lanes as configured, or the one default lane with all workers. Never empty."""
         return self.lanes or (LaneConfig(name="default", workers=self.engine.workers),)
+
+    @property
+    def control_mode(self) -> Literal["off", "recommend", "auto"]:
+        """As written; else ``auto``, but ``off`` where lanes are written by hand or there is nothing to decide on."""
+        if self.control.mode is not None:
+            return self.control.mode
+        return "off" if self.lanes or not self.stages or not self.profiler.enabled else "auto"
 
     @property
     def fleet_workers(self) -> int:

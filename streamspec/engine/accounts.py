@@ -27,8 +27,8 @@ class Accounts:
         foresight: what had been seen and predicted of segments; outcomes say it.
     """
 
-    def __init__(self, lanes: Sequence[str], foresight: Foresight | None = None) -> None:
-        self.foresight = foresight
+    def __init__(self, lanes: Sequence[str]) -> None:
+        self.foresight: Foresight | None = None
         self.vector: Counts = np.zeros(kernels.ACCOUNTS, dtype=np.int64)
         self.listeners: list[OutcomeListener] = []
         self.shed = Tally()

@@ -98,9 +98,8 @@ class Dispatcher:
         self.arena = arena
         self.clock: Clock = clock or SystemClock()
         self.limits = limits or Limits()
-        self.foresight = foresight
-        self.observer = observer
-        self.predictions: Rows = np.zeros(arena.slots, dtype=PREDICTION) if foresight is None else foresight.predictions
+        self.foresight: Foresight | None = None
+        self.predictions: Rows = np.zeros(0, dtype=PREDICTION)
         self.room = Room(arena.slots)
         self.source_names: list[str] = []
         self._sources: list[Source | None] = []
@@ -111,16 +110,19 @@ class Dispatcher:
         self._held = np.empty(arena.slots, dtype=np.int32)
         self._next_segment_id = 1
         self._paused = False
-        self.accounts = Accounts([spec.name for spec in lanes], foresight)
+        self.accounts = Accounts([spec.name for spec in lanes])
+        self.foresee(foresight)
         self.stage_counts: dict[str, Tally] = {}
         self.grants = Grants(pools)
         self.delivery = Delivery(
             DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished, self.clock
         )
-        if observer is not None:
-            self.accounts.listeners.append(observer.finished)
+        self.observer: Observer | None = None
+        self._specs: Sequence[LaneSpec] = lanes
         self.lanes: list[Lane] = []
         self.set_lanes(lanes)
+        if observer is not None:
+            self.watch(observer)
         self.fleet = Fleet(arena, chain, self)
         self.fleet_failed = failed
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -133,8 +135,6 @@ class Dispatcher:
         """Start the fleet and return when it is warm."""
         self.fleet.resize(workers)
         warm_kernels()  # while the workers warm up
-        if self.observer is not None:
-            self.observer.warm()
         self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
         await self.fleet.wait_ready()
 
@@ -238,9 +238,33 @@ class Dispatcher:
                 return True
         return False
 
+    # -- observing ----------------------------------------------------------------------------
+    def foresee(self, foresight: Foresight | None) -> None:
+        """Look into segments with another foresight, or not at all; lanes follow it from :meth:`set_lanes` on. What
+        is under way is not learned from."""
+        self.foresight = self.accounts.foresight = foresight
+        unpredicted = np.zeros(self.arena.slots, dtype=PREDICTION)
+        self.predictions = unpredicted if foresight is None else foresight.predictions
+
+    def watch(self, observer: Observer) -> None:
+        """Tell an observer what arrives and finishes, in place of the one before."""
+        if self.observer is not None:
+            self.unwatch(self.observer)
+        observer.warm()
+        observer.set_lanes([spec.traffic for spec in self._specs], self.accounts.histograms)
+        self.observer = observer
+        self.accounts.listeners.append(observer.finished)
+
+    def unwatch(self, observer: Observer) -> None:
+        """Tell it nothing more."""
+        if self.observer is observer:
+            self.accounts.listeners.remove(observer.finished)
+            self.observer = None
+
     # -- lanes --------------------------------------------------------------------------------
     def set_lanes(self, specs: Sequence[LaneSpec]) -> None:
         """Replace all lanes; what is queued is routed anew, workers are given out anew."""
+        self._specs = specs
         old = self.lanes
         waiting = np.concatenate([lane.pop_everything() for lane in old]) if old else self._held[:0]
         self.lanes = [

@@ -72,6 +72,11 @@ class Guard:
         self._last: dict[str, float] = {}
         self._number = 0
 
+    @property
+    def fallback(self) -> str:
+        """Why predictions are not used now; empty when they are."""
+        return self._trust.fallback
+
     def rule(
         self,
         observation: Observation,

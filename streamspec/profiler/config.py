@@ -24,6 +24,11 @@ Expressions = Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_EXPR
 class ProfilerConfig(ComponentConfig):
     """How closely segments are looked at."""
 
+    enabled: bool = Field(
+        default=True,
+        description="Look into segments. Off saves 5 to 15 us of the dispatcher per segment; nothing is predicted or "
+        "learned then, and lanes stay as configured.",
+    )
     sample_bytes: Bytes = Field(
         default=4096,
         description="Bytes read of a longer segment, in blocks of 128 spread over it (1024 and up; 0 reads every "

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from streamspec.core.component import ComponentConfig
 from streamspec.core.units import Seconds
+
+
+class ProfilesConfig(ComponentConfig):
+    """The Resource Profile Database."""
+
+    database: Path | None = Field(
+        default=None,
+        description="File of stored models, of what was learned, and of decisions, relative to the working folder; "
+        "unset: the packaged base model is used, and what is learned is forgotten at the end.",
+    )
+    key: Path | None = Field(
+        default=None,
+        description="File of the key that signs the database's content; unset: `STREAMSPEC_PROFILES_KEY`, or a file "
+        "beside the database.",
+    )
+    model: str = Field(default="base", description="Name of the base model; its champion is used.")
+    state: str = Field(
+        default="online",
+        description="Name under which what is learned online is kept. Services of different traffic that share a "
+        "database take different names.",
+    )
 
 
 class LearningConfig(ComponentConfig):

@@ -363,9 +363,12 @@ class LearningReader(Protocol):
 class ControlReader(Protocol):
     """What the controller's owner offers."""
 
-    mode: Mode
-    fallback: str
-    """Why predictions are not used now; empty when they are."""
+    @property
+    def mode(self) -> Mode: ...
+
+    @property
+    def fallback(self) -> str:
+        """Why predictions are not used now; empty when they are."""
 
     def set_mode(self, mode: Mode) -> None: ...
 

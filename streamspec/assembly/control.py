@@ -1,0 +1,144 @@
+"""What controls, put together: traffic classes, the observer, the cycle of policies and guard, and its controller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamspec.core.control import EVERYTHING, LanePlan, Mode, Objective, Plan
+from streamspec.core.prediction import variant_stage
+from streamspec.core.resources import Allocation
+from streamspec.engine.controller import Controller, Surroundings
+from streamspec.engine.observer import Observer, Traffic
+from streamspec.telemetry.state import ComponentHealth, KnobStatus
+
+if TYPE_CHECKING:
+    from streamspec.assembly.ledger import Ledger
+    from streamspec.config import ServiceConfig
+    from streamspec.config.models import ObjectiveConfig
+    from streamspec.engine.dispatcher import Dispatcher
+    from streamspec.engine.router import LaneRule
+
+WORKERS_PER_CORE = 2
+"""Ceiling unless the guard's bounds say otherwise: a light lane takes the core from a heavy one's worker."""
+
+
+def traffic_classes(config: ServiceConfig) -> list[Traffic]:
+    """The lanes that are written by hand, or the one class ``default``; in order of matching."""
+    return [
+        Traffic(lane.name, _objective(lane.objective or config.objective), lane.urgency)
+        for lane in config.effective_lanes
+    ]
+
+
+def starting_plan(config: ServiceConfig) -> Plan:
+    """The setting that the configuration amounts to."""
+    return Plan(
+        tuple(
+            LanePlan(
+                name=lane.name,
+                allocation=Allocation(lane.workers, lane.nice, frozenset(lane.cores), lane.batch),
+                traffic=lane.name,
+                up_to_work_ns=EVERYTHING,
+                urgency=lane.urgency,
+            )
+            for lane in config.effective_lanes
+        )
+    )
+
+
+def build_observer(config: ServiceConfig) -> Observer:
+    """Counts for the configured chain and traffic classes."""
+    stage = variant_stage(config.stages)
+    return Observer(
+        traffic_classes(config),
+        window=max(round(config.control.window / config.control.period), 1),
+        variants=len(config.stages[stage].cost_keys) if stage >= 0 else 0,
+        variant_stage=stage,
+        default_variant=config.stages[stage].default_variant if stage >= 0 else 0,
+    )
+
+
+def workers_ceiling(config: ServiceConfig, usable_cores: int) -> int:
+    """Most workers of all lanes together."""
+    bound = config.control.guard.bounds.workers
+    return bound if bound is not None else max(WORKERS_PER_CORE * usable_cores, config.fleet_workers)
+
+
+@dataclass
+class Control:
+    """The controller of one service, as HTTP sees it. Implements ``ControlReader``."""
+
+    controller: Controller
+    ledger: Ledger
+
+    @property
+    def mode(self) -> Mode:
+        """See ``ControlConfig.mode``."""
+        return self.controller.cycle.mode
+
+    @property
+    def fallback(self) -> str:
+        """Why predictions are not used now; empty when they are."""
+        return self.controller.cycle.guard.fallback
+
+    def set_mode(self, mode: Mode) -> None:
+        """Another mode from the next turn on."""
+        self.controller.cycle.mode = mode
+
+    def knobs(self, lane: str) -> Sequence[KnobStatus]:
+        """Settings beyond workers, nice level, cores and batch."""
+        plan = self.controller.cycle.plan.lane(lane)
+        if plan is None:
+            return ()
+        found = []
+        if plan.allocation.bytes_per_second:
+            found.append(KnobStatus("bandwidth", "bytes/s", desired=plan.allocation.bytes_per_second))
+        if plan.allocation.cache_bytes:
+            found.append(KnobStatus("cache", "bytes", desired=float(plan.allocation.cache_bytes)))
+        if plan.allocation.gpu_memory_bytes:
+            found.append(KnobStatus("gpu memory", "bytes", desired=float(plan.allocation.gpu_memory_bytes)))
+        return found
+
+    def health(self) -> Sequence[ComponentHealth]:
+        """The controller: its fallback, and whether its turns fail."""
+        if self.controller.failures:
+            reason = f"{self.controller.failures} turns failed, see the log"
+            return [ComponentHealth("controller", "degraded", reason)]
+        if self.mode != "off" and self.fallback:
+            return [ComponentHealth("controller", "degraded", f"predictions are not used: {self.fallback}")]
+        return [ComponentHealth("controller")]
+
+
+def build_control(
+    config: ServiceConfig,
+    dispatcher: Dispatcher,
+    observer: Observer,
+    rules: dict[str, LaneRule],
+    surroundings: Surroundings,
+    ledger: Ledger,
+    usable_cores: int,
+) -> Control:
+    """The controller for a dispatcher that runs the :func:`starting_plan`.
+
+    Args:
+        rules: which segments belong to each traffic class, in order of matching.
+        surroundings: the host, the model and the effects.
+    """
+    controller = Controller(
+        dispatcher,
+        observer,
+        config.control.build(starting_plan(config), config.control_mode),
+        rules,
+        _objective(config.objective),
+        usable_cores=usable_cores,
+        workers_ceiling=workers_ceiling(config, usable_cores),
+        surroundings=surroundings,
+        ledger=ledger,
+    )
+    return Control(controller, ledger)
+
+
+def _objective(objective: ObjectiveConfig) -> Objective:
+    return Objective(objective.latency, objective.percentile)

@@ -1,0 +1,128 @@
+"""What looks into segments, learns, and controls: everything that is built anew when a reload changes it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from streamspec.assembly.control import Control, build_control, build_observer
+from streamspec.assembly.learning import Learning
+from streamspec.assembly.ledger import Ledger
+from streamspec.core.control import HostState
+from streamspec.core.prediction import variant_stage
+from streamspec.engine.controller import ModelFacts, Surroundings
+from streamspec.engine.foresight import Foresight
+from streamspec.monitors.host import HostMonitor
+
+if TYPE_CHECKING:
+    from streamspec.config import ServiceConfig
+    from streamspec.engine.arena import Arena
+    from streamspec.engine.dispatcher import Dispatcher
+    from streamspec.engine.router import LaneRule
+    from streamspec.profiler.profiler import Profiler
+    from streamspec.telemetry.decisions import DecisionLog
+
+HOST_SECONDS = 0.5
+"""How often the host is looked at."""
+
+
+def build_foresight(config: ServiceConfig, arena: Arena) -> tuple[Profiler, Foresight] | tuple[None, None]:
+    """Looks into the segments of the configured chain; nothing where there is no stage whose cost could differ."""
+    if not config.stages or not config.profiler.enabled:
+        return None, None
+    profiler = config.profiler.build()
+    stage = variant_stage(config.stages)
+    variants = len(config.stages[stage].cost_keys) if stage >= 0 else 0
+    return profiler, Foresight(arena, profiler, variant_stage=stage, variants=variants)
+
+
+class Steering:
+    """Of one service, for one configuration.
+
+    Args:
+        config: validated.
+        dispatcher: that runs it.
+        log: where decisions are read.
+        rules: which segments belong to each traffic class, in order of matching.
+    """
+
+    def __init__(
+        self, config: ServiceConfig, dispatcher: Dispatcher, log: DecisionLog, rules: dict[str, LaneRule]
+    ) -> None:
+        self.learning: Learning | None = None
+        self._dispatcher = dispatcher
+        self._config = config
+        self._host = HostMonitor(clock=dispatcher.clock)
+        self._host_state = HostState()
+        self._timer: asyncio.TimerHandle | None = None
+        self.observer = build_observer(config)
+        dispatcher.watch(self.observer)
+        if dispatcher.foresight is not None:
+            self.learning = Learning(config, dispatcher, dispatcher.foresight)
+        self.ledger = Ledger(log, self.learning.database if self.learning is not None else None)
+        usable_cores = len(os.sched_getaffinity(0))
+        surroundings = Surroundings(host=lambda: self._host_state, model=self._model)
+        self.control: Control = build_control(
+            config, dispatcher, self.observer, rules, surroundings, self.ledger, usable_cores
+        )
+
+    def start(self) -> None:
+        """Begin to learn and to decide."""
+        if self.learning is not None:
+            self.learning.start()
+        self._look_at_host()
+        control = self._config.control
+        self.control.controller.start(control.period, control.glance)
+
+    async def close(self) -> None:
+        """Stop deciding, let the learner finish, keep what there is to keep."""
+        self.control.controller.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._dispatcher.unwatch(self.observer)
+        await asyncio.to_thread(self.ledger.close)
+        if self.learning is not None:
+            await self.learning.close()
+
+    def summary(self) -> dict[str, Any]:
+        """What was learned and decided."""
+        controller, learning = self.control.controller, self.learning
+        return {
+            "control": {
+                "mode": self.control.mode,
+                "fallback": self.control.fallback,
+                "decisions": dict(self.ledger.log.outcomes),
+                "refusals": dict(self.ledger.log.refusals),
+                "busy_seconds": round(controller.busy_seconds, 4),
+            },
+            "learning": None
+            if learning is None
+            else {
+                "learned": learning.client.learned,
+                "skipped": dict(learning.client.skipped),
+                "model_version": learning.client.snapshot.version,
+                "base_model": learning.base.identity if learning.base else None,
+            },
+        }
+
+    def rules_changed(self, rules: dict[str, LaneRule]) -> None:
+        """The sources are others: the present lanes take their segments by these rules."""
+        controller = self.control.controller
+        controller.rules = rules
+        self._dispatcher.set_lanes(controller.lane_specs(controller.cycle.plan))
+
+    def _model(self) -> ModelFacts:
+        if self.learning is None:
+            return ModelFacts()
+        return ModelFacts(self.learning.published_ns, self.learning.drift)
+
+    def _look_at_host(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(HOST_SECONDS, self._look_at_host)
+        pids = [os.getpid(), *(worker.pid for worker in self._dispatcher.fleet.present())]
+        if self.learning is not None and self.learning.client.pid is not None:
+            pids.append(self.learning.client.pid)
+        self._host_state = self._host.sample(pids).state
+        if self._dispatcher.foresight is not None:
+            self._dispatcher.foresight.host_load = self._host_state.cpu_busy_ratio
