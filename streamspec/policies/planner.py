@@ -29,10 +29,10 @@ from streamspec.core.control import (
     Value,
 )
 from streamspec.core.units import Seconds
-from streamspec.policies import queueing_kernels as queueing
 from streamspec.policies.base import PolicyConfigBase, measured_curve, preempted_room, useful_ceiling
 from streamspec.policies.forecast import Demand, Floats, Forecaster
 from streamspec.policies.lanes import Split, lanes_of, split_of
+from streamspec.policies.queueing import queueing
 
 
 class PlannerPolicyConfig(PolicyConfigBase):
@@ -97,7 +97,7 @@ class _Situation:
 
     def misses(self, split: Split, demand: Demand) -> tuple[float, float]:
         """Share of segments missed, and utilisation of the fullest lane."""
-        missed, full = queueing.misses(
+        missed, full = queueing().misses(
             demand.rate, demand.cost, demand.square, split.cut_array, split.worker_array, len(split.workers),
             self.curve, self.cores, self.limit_seconds, demand.dispersion, self.prior_workers, self.prior_work,
         )  # fmt: skip
@@ -105,15 +105,15 @@ class _Situation:
 
     def search(self, demand: Demand, allowed_ratio: float, max_lanes: int) -> tuple[Split, float, float]:
         """The cheapest split, its share of misses and its utilisation."""
-        found = np.zeros(queueing.FOUND_WIDTH, dtype=np.int64)
-        missed, full = queueing.search(
+        found = np.zeros(queueing().FOUND_WIDTH, dtype=np.int64)
+        missed, full = queueing().search(
             demand.rate, demand.cost, demand.square, self.curve, self.cores, self.limit_seconds, demand.dispersion,
             allowed_ratio * demand.per_second, self.ceiling, self.spread, max_lanes, self.prior_workers,
             self.prior_work, found,
         )  # fmt: skip
-        lanes = int(found[queueing.FOUND_LANES])
-        cuts = found[queueing.FOUND_CUT : queueing.FOUND_CUT + lanes - 1].tolist()
-        workers = found[queueing.FOUND_WORKERS : queueing.FOUND_WORKERS + lanes].tolist()
+        lanes = int(found[queueing().FOUND_LANES])
+        cuts = found[queueing().FOUND_CUT : queueing().FOUND_CUT + lanes - 1].tolist()
+        workers = found[queueing().FOUND_WORKERS : queueing().FOUND_WORKERS + lanes].tolist()
         return Split((*cuts, COST_BINS), tuple(workers)), missed / max(demand.per_second, 1e-9), full
 
 
@@ -204,12 +204,13 @@ class PlannerPolicy:
         demand = situation.demand.with_backlog(backlog, config.catch_up)
         careful = demand.pessimistic(config.caution)
         present = split_of(situation.present)
-        missed, full = situation.misses(present, careful)
-        if missed > budget or full >= queueing.FULL:
+        missed, _ = situation.misses(present, careful)
+        likely, full = situation.misses(present, demand.pessimistic(0.5 * config.caution))
+        if likely > budget or full >= queueing().FULL:
             return self._more(situation, present, demand, careful, missed, backlog)
         most_careful = demand.pessimistic(config.caution + 1.0)
         split, less_missed, less_full = situation.search(most_careful, budget * config.budget * 0.8, config.max_lanes)
-        if split.total < present.total and less_missed <= budget * config.budget and less_full < queueing.FULL:
+        if split.total < present.total and less_missed <= budget * config.budget and less_full < queueing().FULL:
             expected, _ = situation.misses(split, demand)
             return self._become(situation, split, "down", "fewer_workers_suffice", expected, less_missed)
         return self._sideways(situation, present, demand, careful, missed)
@@ -264,7 +265,7 @@ class PlannerPolicy:
         states = _states_of(situation, observation)
         queued = sum(state.queued_upper_seconds for state in states)
         workers = sum(lane.allocation.workers for lane in situation.present)
-        capacity = queueing.speed_at(situation.curve, workers)
+        capacity = queueing().speed_at(situation.curve, workers)
         ordinary = 0.5 * situation.limit_seconds * capacity
         heaviest = max((state.oldest_age_seconds for state in states), default=0.0) > 0.5 * situation.limit_seconds
         return max(queued - ordinary, 0.0) if heaviest else 0.0
@@ -345,7 +346,7 @@ def _single_worker_change(old: tuple[LanePlan, ...], new: tuple[LanePlan, ...]) 
 
 def _forecast(situations: list[_Situation], observation: Observation, plan: Plan) -> Forecast:
     curve = measured_curve(observation)
-    capacity = queueing.speed_at(curve, plan.workers)
+    capacity = queueing().speed_at(curve, plan.workers)
     queued = sum(state.queued_upper_seconds for state in observation.lanes)
     segments = sum(situation.demand.per_second for situation in situations)
     missed = sum(

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from streamspec.core.control import Advice, Effect, Observation, Plan, Proposal, VariantState
-from streamspec.policies import queueing_kernels as queueing
 from streamspec.policies.base import PolicyConfigBase, measured_curve
 from streamspec.policies.forecast import Forecaster
 from streamspec.policies.lanes import split_of
+from streamspec.policies.queueing import queueing
 
 Floats = npt.NDArray[np.float64]
 SPAN = 8.0
@@ -154,7 +154,7 @@ class VariantsPolicy:
             if not lanes or demand.work <= 0:
                 continue
             split, limit = split_of(lanes), 0.8 * traffic.objective.latency_seconds
-            room = min(room, queueing.growth_room(
+            room = min(room, queueing().growth_room(
                 demand.rate, demand.cost, demand.square, split.cut_array, split.worker_array, len(split.workers),
                 measured_curve(observation), observation.usable_cores, limit, demand.dispersion,
                 self._config.budget * traffic.objective.miss_budget_ratio,
