@@ -6,6 +6,7 @@ idempotent and never gives a message up while the run lasts, so what is acknowle
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from loadgen.schedule import Block
 from loadgen.target import Target
 
 CONNECT_SECONDS = 10.0
+READ_MESSAGES, READ_SECONDS = 1000, 0.1
+"""What a read waits for, whichever comes first."""
 QUEUE_MESSAGES = 50_000
 """Not yet acknowledged; then nothing more is taken until some are."""
 _ERROR_HEADER = "streamspec.error"
@@ -170,9 +173,12 @@ def read_topic(target: Target) -> Iterator[TopicRecord]:
     try:
         left = set(_find(consumer, target))
         consumer.assign([client.TopicPartition(target.topic, number, client.OFFSET_BEGINNING) for number in left])
+        last_seconds = time.monotonic()
         while left:
-            messages = consumer.consume(1000, CONNECT_SECONDS)
-            if not messages:
+            messages = consumer.consume(READ_MESSAGES, READ_SECONDS)
+            if messages:
+                last_seconds = time.monotonic()
+            elif time.monotonic() - last_seconds > CONNECT_SECONDS:
                 raise Unreachable(f"{target}: nothing read for {CONNECT_SECONDS:g} s")
             for message in messages:
                 error = message.error()

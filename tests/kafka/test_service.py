@@ -92,7 +92,7 @@ def test_instances_that_come_and_go(broker: kafka.Kafka, passage: MakePassage, d
         time.sleep(1.0)
         second.stop()
 
-    flow.under_load(come_and_go, seconds=8)
+    flow.under_load(come_and_go, seconds=6)
     verdict = flow.verdict()
     flow.instances[0].stop()
     assert verdict.passes(), verdict.text()
@@ -122,11 +122,11 @@ def test_change_of_leaders(three: kafka.Kafka, passage: MakePassage, delivery: s
 
     def away_and_back() -> None:
         node.kill()
-        time.sleep(4.0)
+        time.sleep(3.0)
         node.start()
         three.wait_ready()
 
-    flow.under_load(away_and_back, seconds=10, rate=800)
+    flow.under_load(away_and_back, seconds=7, rate=800)
     verdict = flow.verdict()
     flow.instances[0].stop()
     assert verdict.passes(), verdict.text()
