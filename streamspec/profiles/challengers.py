@@ -37,11 +37,12 @@ class Challengers:
         self._budget = CpuBudget(share, now_ns, cpu_ns)
         self._of: dict[int, Challenger] = {}
 
-    def learn(self, said: Learned) -> tuple[int, int]:
-        """Learn residuals of a batch; returns pieces (one outcome, one head) learned and skipped."""
+    def learn(self, said: Learned, *, hurry: bool) -> tuple[int, int]:
+        """Learn residuals of a batch, or skip them all in a ``hurry``; returns pieces (one outcome, one head) learned
+        and skipped."""
         measured = np.isfinite(said.residuals)
         wanted = int(measured.sum())
-        allowed = self._budget.affordable(wanted) if self._share > 0 else 0
+        allowed = self._budget.affordable(wanted) if self._share > 0 and not hurry else 0
         if not allowed:
             return 0, wanted
         rows = np.flatnonzero(measured.any(axis=1))

@@ -38,6 +38,8 @@ from streamspec.profiles.state_keeper import StateKeeper
 
 BATCH_ROWS = 256
 """Outcomes learned at a time: what a killed learner loses at most."""
+HURRY_SHARE = 0.25
+"""Fill of the ring beyond which the trees are left out, so that no outcome is skipped for their sake."""
 IDLE_MS = 20
 """How long it sleeps when there is nothing to learn."""
 DRIFT_INTERVAL_NS = 50_000_000
@@ -101,7 +103,7 @@ class LearnerLoop:
         rows = self._ring.take(BATCH_ROWS)
         if not len(rows):
             return False
-        lesson = self._layer.learn(rows)
+        lesson = self._layer.learn(rows, hurry=self._ring.waiting > self._ring.capacity * HURRY_SHARE)
         counters = self._ring.counters
         counters[UNMEASURED] += lesson.unmeasured
         counters[LEARNED] += lesson.learned

@@ -104,8 +104,13 @@ class OnlineLayer:
         """Learn one ``OUTCOME``."""
         return self.learn(np.array([row], dtype=row.dtype))
 
-    def learn(self, rows: Rows) -> Lesson:
-        """Learn profiled, delivered ``OUTCOME`` rows, in order; each as if it came alone."""
+    def learn(self, rows: Rows, *, hurry: bool = False) -> Lesson:
+        """Learn profiled, delivered ``OUTCOME`` rows, in order; each as if it came alone.
+
+        Args:
+            rows: at most a few hundred at a time, to be done soon.
+            hurry: others wait: leave the trees out.
+        """
         if not len(rows):
             return Lesson(0, 0, 0, 0, 0)
         features = finite_features(rows["features"])
@@ -128,7 +133,7 @@ class OnlineLayer:
         drifts = int((said.alarms > 0).sum())
         if drifts:
             self._challengers.drifted()
-        tree_learned, tree_skipped = self._challengers.learn(said)
+        tree_learned, tree_skipped = self._challengers.learn(said, hurry=hurry)
         learned = int((said.work_ns > 0).sum())
         self.learned += learned
         return Lesson(learned, len(rows) - learned, drifts, tree_learned, tree_skipped)
