@@ -147,6 +147,58 @@ ModelVersion = Annotated[
 PROFILES = Path("profiles.db")
 
 
+Captures = Annotated[
+    list[Path], typer.Argument(metavar="CAPTURE...", help="Captures, or folders of them.", show_default=False)
+]
+ChainFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Configuration whose stages are meant; without it inspect and compress, as in the demo.",
+        show_default=False,
+    ),
+]
+Payloads = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of other files, cut into messages.", show_default=False),
+]
+EveryByte = Annotated[bool, typer.Option("--every-byte", help="Profile all of large segments, not a sample.")]
+Repetitions = Annotated[int, typer.Option(min=1, max=100, help="Turns of each segment; the fastest counts.")]
+
+
+@app.command()
+def train(
+    captures: Captures,
+    database: Database = PROFILES,
+    config: ChainFile = None,
+    payloads: Payloads = None,
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "base",
+    challenger: Annotated[
+        bool, typer.Option("--challenger", help="Store it beside the champion, not in its place.")
+    ] = False,
+    folds: Annotated[int, typer.Option(min=2, max=100, help="Parts of the cross-validation.")] = 5,
+    repetitions: Repetitions = 5,
+    every_byte: EveryByte = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the segments of captures cost, and train the base model that predicts it."""
+    from streamspec.train_models import run_train
+
+    run_train(
+        captures,
+        database=database,
+        config=config,
+        payloads=payloads,
+        as_json=as_json,
+        repetitions=repetitions,
+        folds=folds,
+        every_byte=every_byte,
+        name=name,
+        role="challenger" if challenger else "champion",
+    )
+
+
 @models.command("list")
 def models_list(database: Database = PROFILES, as_json: AsJson = False) -> None:
     """Every version with its role, parent, size and metrics, and the state of online models."""

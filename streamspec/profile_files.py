@@ -81,6 +81,18 @@ def _profile_capture(path: Path, profiler: Profiler, segment_bytes: int, emit: E
         segments += 1
 
     layout = SlotLayout(max(segment_bytes, 1 << 18), max(segment_bytes // 16, 4096), 1024, 64)
+    return read_capture(path, segment_bytes, layout, take)
+
+
+def read_capture(path: Path, segment_bytes: int, layout: SlotLayout, take: Callable[[Content], None]) -> bool:
+    """Call ``take`` with each segment of a capture, cut as the source ``pcap`` does it in slots of this layout.
+
+    Returns:
+        False when the file is no capture.
+
+    Raises:
+        DependencyUnavailable: it cannot be read.
+    """
     arena = Arena(layout, 4)
     intake = ProfilingIntake(arena, take)
     source = PcapConfig(type="pcap", path=path, segment_bytes=segment_bytes).build("profile")
