@@ -88,6 +88,11 @@ class Api:
         for stream in self._streams:
             stream.end()
 
+    def forget(self) -> None:
+        """Let go of the service once nobody can ask any more: aiohttp remembers every handler of an application
+        with middlewares for good, and what they belong to must not live as long."""
+        del self._reader, self._controls, self._exposition
+
     def tick(self) -> None:
         """Once a second: read, remember, tell the streams."""
         point = self._history.add(self._keep(self._reader.tick()))

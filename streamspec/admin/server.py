@@ -70,6 +70,7 @@ class AdminServer:
             await asyncio.gather(self._ticking, return_exceptions=True)
         self._api.close()
         await self._runner.cleanup()
+        self._api.forget()
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

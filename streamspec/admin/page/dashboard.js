@@ -43,7 +43,8 @@ const namesIn = (part, from) => {
 
 const drawCharts = () => {
   if (document.hidden) return;
-  const to = state ? state.now_seconds : Date.now() / 1000;
+  const newest = Math.max(...[...decisions.values()].map((decision) => decision.time_seconds));
+  const to = state ? Math.max(state.now_seconds, Math.min(newest, state.now_seconds + 2)) : Date.now() / 1000;
   // A service that has just started fills the width with what there is.
   const from = to - Math.min(rangeSeconds, Math.max(60, to - (points[0]?.at ?? to) + 5));
   const marks = [...decisions.values()].map((decision) => ({

@@ -132,6 +132,7 @@ const details = (decision) => {
 const decisionItem = (decision, open) => {
   const item = make("li", "decision");
   item.dataset.number = decision.number;
+  item.dataset.outcome = decision.outcome;
   item.tabIndex = 0;
   item.append(
     make("span", "when", format.clock(decision.time_seconds)),
@@ -146,8 +147,11 @@ const decisionItem = (decision, open) => {
 };
 
 export const drawDecisions = (decisions, state) => {
-  const open = new Set([...$("decisions").querySelectorAll("li:has(dl)")].map((item) => item.dataset.number));
-  const items = decisions.map((decision) => decisionItem(decision, open.has(String(decision.number))));
+  const old = new Map([...$("decisions").children].map((item) => [item.dataset.number, item]));
+  const items = decisions.map((decision) => {
+    const item = old.get(String(decision.number));
+    return item?.dataset.outcome === decision.outcome ? item : decisionItem(decision, item?.querySelector("dl"));
+  });
   if (!items.length) items.push(make("li", "dim none", state?.control.mode === "off" ? "none: control is off, lanes keep what the configuration gives them" : "none yet"));
   $("decisions").replaceChildren(...items);
 };
