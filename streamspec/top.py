@@ -241,8 +241,8 @@ def _setting(knob: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     present = next((knob[amount] for amount in ("observed", "granted", "desired") if knob[amount] is not None), None)
-    if present == knob["desired"]:
-        return Text(f"{present:g}")
+    if present is None or present == knob["desired"]:
+        return Text("-" if present is None else f"{present:g}")
     return Text(f"{present:g} of {knob['desired']:g}", "yellow")
 
 

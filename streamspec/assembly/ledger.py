@@ -55,6 +55,7 @@ class Ledger:
             self._keep({"time_ns": time_ns, "kind": VERDICT, **_verdict(settled)})
         refused = frozenset((r.proposal.knob, r.proposal.lane, r.rule) for r in decision.refused)
         if not decision.done and refused <= self._refused_before:
+            self.log.repeat(decision)
             return
         self._refused_before = refused
         view = self.log.add(decision)

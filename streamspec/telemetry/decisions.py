@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import structlog
 
-from streamspec.core.control import EVERYTHING, Decision, Effect, Forecast, LanePlan, Proposal, Ruling, Settled, Value
+from streamspec.core.control import EVERYTHING, Decision, Effect, Forecast, LanePlan, Proposal, Settled, Value
 from streamspec.core.units import format_bytes, format_seconds
 
 _log = structlog.get_logger("streamspec.decisions")
@@ -70,12 +70,9 @@ class DecisionLog:
     listeners: list[Callable[[DecisionView], None]] = field(default_factory=list)
     _kept: OrderedDict[int, DecisionView] = field(default_factory=OrderedDict)
 
-    def take(self, decision: Decision, ruling: Ruling) -> None:
-        """What a controller's ``ledger`` calls: the decision, and what came of earlier ones."""
-        for settled in ruling.settled:
-            self.settle(settled)
-        if decision.done or decision.refused:
-            self.add(decision)
+    def repeat(self, decision: Decision) -> None:
+        """A decision that refuses what the one before it refused: counted, not kept."""
+        self.refusals.update(refusal.rule for refusal in decision.refused)
 
     def add(self, decision: Decision) -> DecisionView:
         """Take in one row of the ledger; its ``at_seconds`` count from 1970."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from streamspec.core.control import Effect, LanePlan, Plan, Ruling, Settled
+from streamspec.core.control import Effect, LanePlan, Settled
 from streamspec.core.resources import Allocation
 from streamspec.telemetry import decisions as module
 from streamspec.telemetry.decisions import DecisionLog, DecisionView, decision_view, shown
@@ -51,13 +51,14 @@ def test_what_came_of_a_decision_is_told_with_it() -> None:
     log, told = DecisionLog(), list[DecisionView]()
     log.listeners.append(told.append)
     settled = Settled(1, "undone", Effect(miss_ratio=0.3), "misses rose")
-    log.take(decision(1), Ruling(1, Plan(())))
-    log.take(replace(decision(2), done=(), refused=()), Ruling(2, Plan(()), settled=(settled,)))
+    log.add(decision(1))
+    log.repeat(replace(decision(2), done=()))
+    log.settle(settled)
     (view,) = log.last(10)
     assert (view.outcome, view.measured, view.why) == ("undone", {"miss_ratio": 0.3}, "misses rose")
     assert [each.outcome for each in told] == ["applied", "undone"]
     assert log.outcomes == {"applied": 1, "undone": 1}
-    assert log.refusals == {"cooldown": 1}
+    assert log.refusals == {"cooldown": 2}
 
 
 def test_what_is_settled_after_it_was_forgotten_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:

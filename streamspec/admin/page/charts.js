@@ -275,7 +275,7 @@ export class CellChart {
 
   draw() {
     const { context, width, height } = prepare(this.canvas);
-    const left = 40, bottom = 20, side = Math.min(width - left - 4, height - bottom - 4);
+    const left = 48, bottom = 20, side = Math.min(width - left - 4, height - bottom - 4);
     if (side < 20) return;
     let low = this.size, high = 0, top = 0;
     this.cells.forEach((value, i) => {
@@ -316,7 +316,7 @@ export class CellChart {
     context.textBaseline = "middle";
     context.fillText(amount(high + 1), left - 4, base - side + 6);
     context.save();
-    context.translate(left - 12, base - side / 2); context.rotate(-Math.PI / 2);
+    context.translate(left - 14, base - side / 2); context.rotate(-Math.PI / 2);
     context.textAlign = "center"; context.fillText("measured", 0, 0);
     context.restore();
     if (empty) { context.textAlign = "center"; context.fillText("nothing predicted yet", left + side / 2, base - side / 4); }

@@ -21,7 +21,7 @@ const charts = {
   latency: new TimeChart("latency", { format: format.seconds, log: true }),
   throughput: new TimeChart("throughput", { format: format.bytesPerSecond, base: 1024 }),
   content: new TimeChart("content", { format: format.bytesPerSecond, base: 1024, stacked: true }),
-  work: new TimeChart("work", { format: (value) => `${+value.toPrecision(2)} s/s` }),
+  work: new TimeChart("work", { format: (value) => (value ? `${format.seconds(value)}/s` : "0") }),
   cells: new CellChart("cells", format.seconds),
 };
 

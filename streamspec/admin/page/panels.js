@@ -60,7 +60,8 @@ const knobText = (knob) => {
   const part = make("span", "", `${knob.knob.replaceAll("_", " ")} `);
   const present = knob.observed ?? knob.granted ?? knob.desired;
   part.append(make("b", "", amount(knob, present)));
-  const differs = [knob.granted, knob.observed].some((value) => value !== null && value !== knob.desired);
+  const near = knob.unit.startsWith("bytes") ? 0.05 * Math.abs(knob.desired ?? 0) : 0;
+  const differs = [knob.granted, knob.observed].some((value) => value !== null && Math.abs(value - knob.desired) > near);
   if (differs) { part.className = "warn"; part.append(` (wanted ${amount(knob, knob.desired)})`); }
   part.title = `desired ${amount(knob, knob.desired)}, granted ${amount(knob, knob.granted)}, observed ${amount(knob, knob.observed)}`;
   return part;
@@ -114,8 +115,14 @@ export const drawLanes = (state, colourOf) => {
 };
 
 const OUTCOMES = { applied: "good", kept: "good", undone: "bad", refused: "warn" };
-const numbers = (values) =>
-  Object.entries(values).map(([name, value]) => `${name.replaceAll("_", " ")} ${name.endsWith("_ratio") ? format.ratio(value) : name.endsWith("_seconds") ? format.seconds(value) : format.count(value)}`).join(", ");
+const number = (name, value) => {
+  const words = name.replace(/_(ratio|seconds|per_second)$/, "").replaceAll("_", " ");
+  if (name.endsWith("_ratio")) return `${words} ${format.ratio(value)}`;
+  if (name.endsWith("seconds_per_second")) return `${words.replace(/ seconds$/, "")} ${format.seconds(value)}/s`;
+  if (name.endsWith("bytes_per_second")) return `${words.replace(/bytes /, "")} ${format.bytesPerSecond(value)}`;
+  return name.endsWith("_seconds") ? `${words} ${format.seconds(value)}` : `${words} ${format.count(value)}`;
+};
+const numbers = (values) => Object.entries(values).map(([name, value]) => number(name, value)).join(", ");
 
 const details = (decision) => {
   const list = make("dl");
