@@ -199,6 +199,32 @@ def train(
     )
 
 
+@app.command()
+def evaluate(
+    captures: Captures,
+    database: Database = PROFILES,
+    config: ChainFile = None,
+    payloads: Payloads = None,
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "base",
+    repetitions: Repetitions = 5,
+    every_byte: EveryByte = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how well the stored models predict captures that they were not trained on."""
+    from streamspec.evaluate_models import run_evaluate
+
+    run_evaluate(
+        captures,
+        database=database,
+        config=config,
+        payloads=payloads,
+        as_json=as_json,
+        repetitions=repetitions,
+        every_byte=every_byte,
+        name=name,
+    )
+
+
 @models.command("list")
 def models_list(database: Database = PROFILES, as_json: AsJson = False) -> None:
     """Every version with its role, parent, size and metrics, and the state of online models."""
@@ -296,6 +322,24 @@ def replay(
     from streamspec.replay_trace import run_replay
 
     run_replay(trace, policy or (), as_json=as_json, plot=plot)
+
+
+@app.command()
+def doctor(
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Exit with 69 unless this is available; repeatable.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask its Kafka brokers, too.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what this host allows, what it is good for, and the command that would enable the rest."""
+    from streamspec.doctor import run_doctor
+
+    loaded = None if config is None else _load(config, None)
+    _finish(run_doctor(tuple(require or ()), loaded, as_json=as_json))
 
 
 @app.command()

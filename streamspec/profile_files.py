@@ -35,6 +35,7 @@ class ProfilingIntake:
         self.clock: Clock = SystemClock()
         self.tally = Tally()
         self.acquire = arena.acquire
+        self.acquire_many = arena.acquire_many
         self.acquire_by_shedding = arena.acquire
         self.release = arena.release
         self.offset = arena.offset
@@ -51,6 +52,10 @@ class ProfilingIntake:
             link_type = int(row["link_type"]) if row["content"] == CONTENT_PACKETS else NO_LINK
             self._take(Content(self._arena.payload(slot)[: row["length"]].tobytes(), packets, link_type))
             self._arena.release(slot)
+
+    def reject(self, slot: int, error: str) -> None:
+        """What cannot be read has no features."""
+        self._arena.release(slot)
 
     async def wait_for_room(self) -> None:
         """There is always room."""

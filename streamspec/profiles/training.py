@@ -265,19 +265,19 @@ def margins_of(samples: Samples, predicted: Floats) -> Floats:
     return margins
 
 
-def errors(value: Floats, guess: Floats) -> dict[str, float]:
+def errors(value: Floats, guess: Floats) -> dict[str, float | None]:
     """``work_error`` (sum of absolute errors over sum of values), ``r2_log`` (share of the variance of the logarithm
-    that is explained) and ``segments``, over the rows where both are positive."""
+    that is explained) and ``segments``, over the rows where both are positive; None where there is nothing to tell."""
     both = (value > 0) & (guess > 0)
     value, guess = value[both], guess[both]
     if not len(value):
-        return {"work_error": float("nan"), "r2_log": float("nan"), "segments": 0}
+        return {"work_error": None, "r2_log": None, "segments": 0}
     logs = np.log(value)
     spread = float(((logs - logs.mean()) ** 2).sum())
     unexplained = float(((logs - np.log(guess)) ** 2).sum())
     return {
         "work_error": round(float(np.abs(value - guess).sum() / value.sum()), 4),
-        "r2_log": round(1 - unexplained / spread, 4) if spread > 0 else float("nan"),
+        "r2_log": round(1 - unexplained / spread, 4) if spread > 0 else None,
         "segments": len(value),
     }
 

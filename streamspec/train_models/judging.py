@@ -12,7 +12,7 @@ from streamspec.core.prediction import Features, Head
 from streamspec.profiles.head_plan import Floats
 from streamspec.profiles.training import errors
 
-Errors = dict[str, float]
+Errors = dict[str, float | None]
 _TYPE = FEATURE_INDEX["type_code"]
 
 
@@ -53,9 +53,9 @@ def by_type(heads: Sequence[Head], features: Features, values: Floats, guesses: 
     }
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """For a table."""
-    return "-" if value != value else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def error_table(title: str, columns: Sequence[str], rows: dict[str, dict[str, Errors]]) -> Any:
@@ -69,7 +69,7 @@ def error_table(title: str, columns: Sequence[str], rows: dict[str, dict[str, Er
         table.add_column(f"{column}\nwork_error", justify="right")
         table.add_column("\nr2_log", justify="right")
     for name, found in rows.items():
-        segments = max((int(e["segments"]) for e in found.values()), default=0)
+        segments = max((int(e["segments"] or 0) for e in found.values()), default=0)
         cells = [number(found[c][key]) if c in found else "-" for c in columns for key in ("work_error", "r2_log")]
         table.add_row(name, str(segments), *cells)
     return table
