@@ -152,7 +152,7 @@ class Bandwidth:
                 return reason, f"tc qdisc del dev {self.interface} root"
         except Exception as error:
             return f"{self.interface}: {_why(error)}", NEXT_STEP
-        if not _may_administer():
+        if not may_administer():
             return "changing traffic control is not permitted", NEXT_STEP
         if problem := await try_htb():
             return problem, "modprobe sch_htb (CONFIG_NET_SCH_HTB)"
@@ -239,7 +239,7 @@ def _why(error: Exception) -> str:
     return os.strerror(code) if isinstance(code, int) and code > 0 else str(error) or type(error).__name__
 
 
-def _may_administer() -> bool:
+def may_administer() -> bool:
     """CAP_NET_ADMIN (bit 12) among the effective capabilities."""
     with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as status:
         line = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streamspec.telemetry.nvml import DeviceMemory, Nvml, NvmlMissing
 from streamspec.core.actuation import Applied, Readiness
 from streamspec.core.resources import Refusal, ResourceRequest, Taken
 from streamspec.core.units import format_bytes
+from streamspec.telemetry.nvml import DeviceMemory, Nvml, NvmlMissing
 
 RESERVE_BYTES = 256 << 20
 """Left free on each device: a context alone takes some hundred MiB that no framework's pool counts."""

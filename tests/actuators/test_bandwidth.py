@@ -188,7 +188,7 @@ async def test_an_interface_that_does_not_exist_and_a_missing_capability_are_sai
 ) -> None:
     missing = await Bandwidth("eth99", LINK, Leftovers(tmp_path)).probe()
     assert missing.reason == "there is no interface 'eth99'"
-    monkeypatch.setattr(bandwidth, "_may_administer", lambda: False)
+    monkeypatch.setattr(bandwidth, "may_administer", lambda: False)
     ready = await Bandwidth("lane0", LINK, Leftovers(tmp_path)).probe()
     assert not ready.active
     assert "CAP_NET_ADMIN" in ready.next_step
