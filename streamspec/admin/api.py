@@ -217,7 +217,7 @@ class Api:
 
     def _decided(self, decision: DecisionView) -> None:
         if self._streams:
-            self._tell(_event("decision", orjson.dumps(decision)))
+            self._tell(_event("decision", _encode(decision)))
 
     def _tell(self, event: bytes) -> None:
         for stream in [stream for stream in self._streams if not stream.put(event)]:
@@ -242,7 +242,7 @@ class Api:
 
     def _encoded(self) -> bytes:
         if not self._encoded_state:
-            self._encoded_state = orjson.dumps(self._present)
+            self._encoded_state = _encode(self._present)
         return self._encoded_state
 
     def _switches(self) -> dict[str, Any]:
@@ -252,7 +252,11 @@ class Api:
 
 
 def _json(document: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+    return web.Response(body=_encode(document), status=status, content_type="application/json")
+
+
+def _encode(document: Any) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _event(name: str, content: bytes) -> bytes:

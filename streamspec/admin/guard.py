@@ -5,10 +5,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from streamspec.admin.config import AdminConfig, is_loopback
+
+_log = structlog.get_logger("streamspec.admin")
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -60,6 +63,9 @@ def guarded(config: AdminConfig, open_paths: frozenset[str]) -> Middleware:
                 response = refuse(error.status, error.reason.lower())
                 if "Allow" in error.headers:
                     response.headers["Allow"] = error.headers["Allow"]
+            except Exception as error:
+                _log.exception("a request could not be answered", path=request.path, reason=repr(error))
+                response = refuse(500, "internal error; the log has it")
         if not response.prepared:
             response.headers.update(HEADERS)
         return response

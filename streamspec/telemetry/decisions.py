@@ -110,7 +110,10 @@ class DecisionLog:
 
     def _tell(self, view: DecisionView) -> None:
         for listener in self.listeners:
-            listener(view)
+            try:
+                listener(view)
+            except Exception as error:  # what is shown must never end what is done
+                _log.exception("a decision was not told", reason=repr(error))
 
 
 def decision_view(decision: Decision) -> DecisionView:
@@ -139,7 +142,7 @@ def decision_view(decision: Decision) -> DecisionView:
         steps=steps,
         refused=refused,
         fallback=decision.fallback,
-        seen={name: value for name, value in facts.items() if math.isfinite(value)},
+        seen={name: float(value) for name, value in facts.items() if math.isfinite(value)},
         forecast=_numbers(decision.forecast),
         expected=effect_numbers(decision.expected),
         measured=None if decision.measured is None else effect_numbers(decision.measured),
@@ -153,7 +156,7 @@ def effect_numbers(effect: Effect) -> dict[str, float]:
 
 def _numbers(row: Effect | Forecast) -> dict[str, float]:
     values = {part.name: getattr(row, part.name) for part in fields(row)}
-    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def _step(proposal: Proposal, *, rule: str = "", why: str = "", granted: Value = None) -> StepView:
@@ -171,12 +174,12 @@ def _step(proposal: Proposal, *, rule: str = "", why: str = "", granted: Value =
 
 
 def shown(value: Value) -> Shown:
-    """A knob's value for people: core lists and lane plans as text, numbers as they are."""
+    """A knob's value for people: core lists and lane plans as text, numbers as plain ones."""
     if isinstance(value, frozenset):
         return ",".join(map(str, sorted(value))) or "any"
     if isinstance(value, tuple):
         return "; ".join(_lane_text(lane) for lane in value)
-    return value
+    return value if value is None or isinstance(value, str) else float(value)
 
 
 def _lane_text(lane: LanePlan) -> str:

@@ -67,7 +67,7 @@ class History:
     def add(self, state: ServiceState) -> bytes:
         """Keep the state's point; returns it encoded."""
         point = point_of(state)
-        encoded = orjson.dumps(point)
+        encoded = orjson.dumps(point, option=orjson.OPT_SERIALIZE_NUMPY)
         self._kept.append((point.at, encoded))
         return encoded
 

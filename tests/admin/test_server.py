@@ -98,6 +98,12 @@ async def test_unknown_paths_and_methods_are_json_errors(served: Served) -> None
         assert "GET" in response.headers["Allow"]
 
 
+async def test_what_goes_wrong_inside_is_an_error_without_its_details(served: Served) -> None:
+    served.reader.decisions.last = None  # type: ignore[method-assign, assignment]
+    assert await served.get("/api/v1/decisions") == (500, {"error": "internal error; the log has it"})
+    assert (await served.get("/livez"))[0] == 200
+
+
 # -- events -----------------------------------------------------------------------------------
 async def read_event(response: aiohttp.ClientResponse) -> tuple[str, Any]:
     name = (await response.content.readline()).decode().strip().removeprefix("event: ")

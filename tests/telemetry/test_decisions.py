@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from streamspec.core.control import Effect, LanePlan, Settled
@@ -45,6 +46,26 @@ def test_numbers_that_are_not_finite_are_left_out() -> None:
     assert "drain_seconds" not in view.forecast
     assert all(math.isfinite(value) for value in [*view.seen.values(), *view.forecast.values()])
     assert view.expected == {"miss_ratio": 0.005, "workers": 2.0}
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    step = replace(decision(1).done[0], before=np.int64(1), after=np.float64(2.5), expected=Effect(np.float64(0.1)))  # type: ignore[arg-type]
+    view = decision_view(replace(decision(1), done=(step,), expected=step.expected))
+    assert json.loads(json.dumps([view.steps[0].before, view.steps[0].after, view.expected])) == [
+        1.0,
+        2.5,
+        {"miss_ratio": 0.1},
+    ]
+    assert view.sentence.startswith("bulk: workers 1 to 2.5")
+
+
+def test_a_listener_that_fails_does_not_reach_the_controller() -> None:
+    def broken(view: DecisionView) -> None:
+        raise RuntimeError("no")
+
+    log = DecisionLog(listeners=[broken])
+    log.add(decision(1))
+    assert len(log.last(1)) == 1
 
 
 def test_what_came_of_a_decision_is_told_with_it() -> None:
