@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
+from streamspec.assembly.recording import Recording, trace_header
 from streamspec.assembly.steering import Steering, build_foresight
 from streamspec.config import ServiceConfig, load_config
 from streamspec.core.clock import SystemClock
@@ -553,6 +554,7 @@ def run_service(
     config_path: Path | None = None,
     overrides: tuple[str, ...] = (),
     on_summary: Callable[[dict[str, Any]], None] | None = None,
+    record: Path | None = None,
 ) -> int:
     """Run a service until its sources end or a signal comes; returns the exit code.
 
@@ -560,15 +562,21 @@ def run_service(
         config: validated.
         config_path, overrides: where it came from, for reloads.
         on_summary: called with :meth:`Service.summary` at the end, in every case.
+        record: file for a trace of what finishes.
     """
 
     async def main() -> int:
         reread = None if config_path is None else lambda: load_config(config_path, overrides)
         service = Service(config, reread)
         service.install_signals()
+        recording = None if record is None else Recording(record, trace_header(config, tuple(config.sources)))
+        if recording is not None:
+            service.dispatcher.accounts.listeners.append(recording.take)
         try:
             return await service.run()
         finally:
+            if recording is not None:
+                recording.close()
             if on_summary is not None:
                 on_summary(service.summary())
 

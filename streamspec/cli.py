@@ -64,7 +64,14 @@ def demo(
 
 
 @app.command()
-def run(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="TRACE", help="Write a trace for `replay`.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Run the service until its sources end or it is told to stop. SIGTERM drains, SIGHUP reloads."""
     loaded = _load(config, overrides)
     import structlog
@@ -78,7 +85,8 @@ def run(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False
 
     summaries: list[dict[str, Any]] = []
     try:
-        code = run_service(loaded, config_path=config, overrides=tuple(overrides or ()), on_summary=summaries.append)
+        given = tuple(overrides or ())
+        code = run_service(loaded, config_path=config, overrides=given, on_summary=summaries.append, record=record)
     finally:
         tell_held_back()
         for summary in summaries:
@@ -322,6 +330,28 @@ def replay(
     from streamspec.replay_trace import run_replay
 
     run_replay(trace, policy or (), as_json=as_json, plot=plot)
+
+
+@app.command()
+def explain(
+    database: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Database of the service (profiles.db).", show_default=False)
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Ask a running service at its admin address instead.", show_default=False)
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="STREAMSPEC_TOKEN", help="Its `admin.token`.", show_default=False)
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, max=10_000, help="How many decisions.")] = 20,
+    full: Annotated[bool, typer.Option("--full", help="With what was seen, forecast, expected and measured.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the controller decided, why, and what came of it; of a running or a stopped service."""
+    from streamspec.explain import explain_decisions
+
+    for line in explain_decisions(database=database, url=url, token=token, last=last, as_json=as_json, full=full):
+        typer.echo(line)
 
 
 @app.command()

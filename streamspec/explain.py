@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -63,11 +62,10 @@ def running_decisions(url: str, last: int, token: str | None) -> list[View]:
     return newest_first[::-1]
 
 
-def explain(
+def explain_decisions(
     *, database: Path | None, url: str | None, token: str | None, last: int, as_json: bool, full: bool
 ) -> Sequence[str]:
     """Lines to print: JSON objects, or sentences."""
-    token = token or os.environ.get("STREAMSPEC_TOKEN")
     views = running_decisions(url, last, token) if url else stored_decisions(database or Path("profiles.db"), last)
     if as_json:
         return [json.dumps(view) for view in views]
