@@ -272,8 +272,6 @@ def _health(state: State) -> RenderableType:
 
     wrong = [part for part in state["health"] if part["condition"] != "ok"]
     text = Text("health   ")
-    if state["control"]["fallback"]:
-        text.append(f"predictions are not used: {state['control']['fallback']}\n         ", "yellow")
     if not wrong:
         return text.append("all is well", "green")
     lines = Text("\n         ").join(

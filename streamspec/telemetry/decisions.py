@@ -178,38 +178,28 @@ def shown(value: Value) -> Shown:
     if isinstance(value, frozenset):
         return ",".join(map(str, sorted(value))) or "any"
     if isinstance(value, tuple):
-        return "; ".join(_lane_text(lane) for lane in value)
+        return " + ".join(_lane_text(lane) for lane in value)
     return value if value is None or isinstance(value, str) else float(value)
 
 
 def _lane_text(lane: LanePlan) -> str:
-    limit = "the rest" if lane.up_to_work_ns == EVERYTHING else f"up to {format_seconds(lane.up_to_work_ns / 1e9)}"
-    workers = lane.allocation.workers
-    return f"{lane.name}: {limit}, {workers} worker{'s'[: workers != 1]}, nice {lane.allocation.nice}"
+    limit = "" if lane.up_to_work_ns == EVERYTHING else f" up to {format_seconds(lane.up_to_work_ns / 1e9)}"
+    workers, nice = lane.allocation.workers, lane.allocation.nice
+    return f"{lane.name}{limit} ({workers} worker{'s'[: workers != 1]}{f', nice {nice}' if nice else ''})"
 
 
 def _sentence(steps: tuple[StepView, ...], refused: tuple[StepView, ...], fallback: str) -> str:
     done = "; ".join(_change(step) for step in steps)
-    kept = "; ".join(f"{_stays(step)}: {step.why or step.rule.replace('_', ' ')}" for step in refused)
+    kept = "; ".join(f"not {_change(step)}: {step.why or step.rule.replace('_', ' ')}" for step in refused)
     without = f"predictions are not used: {fallback}" if fallback else ""
     return ". ".join(part for part in (done, kept, without) if part) or "nothing to do"
 
 
 def _change(step: StepView) -> str:
-    return f"{_what(step)} {_amount(step.knob, step.before)} to {_amount(step.knob, step.after)}{_because(step)}"
-
-
-def _stays(step: StepView) -> str:
-    return f"{_what(step)} not {_amount(step.knob, step.after)}{_because(step)}"
-
-
-def _what(step: StepView) -> str:
-    return f"{step.lane}: {step.knob.replace('_', ' ')}" if step.lane else step.knob.replace("_", " ")
-
-
-def _because(step: StepView) -> str:
+    what = f"{step.lane}: {step.knob.replace('_', ' ')}" if step.lane else step.knob.replace("_", " ")
     because = step.detail or step.reason.replace("_", " ")
-    return f" ({because})" if because else ""
+    change = f"{what} {_amount(step.knob, step.before)} to {_amount(step.knob, step.after)}"
+    return f"{change} ({because})" if because else change
 
 
 def _amount(knob: str, value: Shown) -> str:

@@ -23,7 +23,7 @@ def test_a_sentence_says_what_was_done_and_what_was_not_and_why() -> None:
     view = decision_view(replace(decision(7), fallback="features are not finite"))
     assert view.sentence == (
         "bulk: workers 1 to 2 (1.4 s/s of work against 0.9 s/s). "
-        "small: batch not 32 (cheap segments): it changed 3 s ago. "
+        "not small: batch 16 to 32 (cheap segments): it changed 3 s ago. "
         "predictions are not used: features are not finite"
     )
 
@@ -110,4 +110,4 @@ def test_values_of_knobs_are_words() -> None:
     assert shown(frozenset()) == "any"
     assert shown(frozenset({3, 1})) == "1,3"
     lanes = (LanePlan("light", Allocation(workers=1), up_to_work_ns=2e6), LanePlan("heavy", Allocation(3, 5)))
-    assert shown(lanes) == "light: up to 2 ms, 1 worker, nice 0; heavy: the rest, 3 workers, nice 5"
+    assert shown(lanes) == "light up to 2 ms (1 worker) + heavy (3 workers, nice 5)"

@@ -37,8 +37,7 @@ export const drawNow = (state, connected) => {
 
 export const drawHealth = (state) => {
   const wrong = state.health.filter((part) => part.condition !== "ok");
-  const fallback = state.control.fallback ? [{ component: "predictions", condition: "degraded", reason: state.control.fallback }] : [];
-  const items = [...wrong, ...fallback].map((part) => make("li", CONDITIONS[part.condition], `${part.component}: ${part.reason}`));
+  const items = wrong.map((part) => make("li", CONDITIONS[part.condition], `${part.component}: ${part.reason}`));
   const well = state.health.filter((part) => part.condition === "ok");
   if (!items.length) items.push(make("li", "good", `all ${well.length} components are well`));
   else if (well.length) items.push(make("li", "dim", `well: ${well.map((part) => part.component).join(", ")}`));
