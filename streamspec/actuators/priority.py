@@ -108,6 +108,10 @@ class Priority:
 
     async def apply(self, desired: Mapping[int, Urgency]) -> Applied[int, Urgency]:
         """See ``Actuator``."""
+        return self.apply_now(desired)
+
+    def apply_now(self, desired: Mapping[int, Urgency]) -> Applied[int, Urgency]:
+        """:meth:`apply` for callers that cannot wait: a few dozen microseconds per process."""
         observed, refused = {}, {}
         for pid, urgency in desired.items():
             try:

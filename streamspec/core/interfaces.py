@@ -341,6 +341,15 @@ class Sink(Protocol):
         """Flush and let go. Safe after a failed ``open``."""
 
 
+@runtime_checkable
+class ShapedSink(Protocol):
+    """A sink over a network whose share of the way out can change while it runs."""
+
+    def shape(self, priority_class: str | None = None, bytes_per_second: float | None = None) -> None:
+        """Class of traffic control (``5350:10``) and limit from now on; ``None``: what the configuration says.
+        Raises DependencyUnavailable when the process may not set SO_PRIORITY; then nothing has changed."""
+
+
 # -- learning ---------------------------------------------------------------------------------
 class SlotMemory(Protocol):
     """Where the payloads of slots lie: an arena, or an intake."""

@@ -64,17 +64,34 @@ class EgressConfig(SinkConfigBase):
     @property
     def burst_bytes(self) -> int:
         """What is written at once under ``bytes_per_second``."""
-        return max(LEAST_BURST_BYTES, round((self.bytes_per_second or 0) * PACED_SECONDS))
+        return burst_bytes(self.bytes_per_second or 0.0)
+
+
+def burst_bytes(bytes_per_second: float) -> int:
+    """What a paced sink writes at once."""
+    return max(LEAST_BURST_BYTES, round(bytes_per_second * PACED_SECONDS))
 
 
 class Pacer:
     """Waits as a token bucket says; without a rate it never does."""
 
     def __init__(self, config: EgressConfig, clock: Clock, sleep: Sleep) -> None:
-        rate = config.bytes_per_second
-        self._bucket = TokenBucket(rate, config.burst_bytes) if rate is not None else None
+        self._configured = config.bytes_per_second
+        self._bucket: TokenBucket | None = None
         self._clock = clock
         self._sleep = sleep
+        self.set_rate(None)
+
+    def set_rate(self, bytes_per_second: float | None) -> None:
+        """Another limit from now on; ``None``: the configured one. What was sent is remembered."""
+        rate = self._configured if bytes_per_second is None else bytes_per_second
+        if rate is None:
+            self._bucket = None
+        elif self._bucket is None:
+            self._bucket = TokenBucket(rate, burst_bytes(rate))
+        else:
+            self._bucket.set_rate(self._clock.monotonic_ns(), rate)
+            self._bucket.burst_bytes = burst_bytes(rate)
 
     async def pass_on(self, size_bytes: int) -> None:
         """Return when these bytes may be written."""
@@ -90,10 +107,15 @@ def set_priority(target: socket.socket, priority_class: str | None, where: str) 
     Raises:
         DependencyUnavailable: the process may not.
     """
-    if priority_class is None:
-        return
+    if priority_class is not None:
+        retag(target, priority_class, where)
+
+
+def retag(target: socket.socket, priority_class: str | None, where: str) -> None:
+    """As :func:`set_priority`; ``None`` takes a class away."""
+    number = 0 if priority_class is None else class_id(priority_class)
     try:
-        target.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, struct.pack("=I", class_id(priority_class)))
+        target.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, struct.pack("=I", number))
     except PermissionError as error:
         raise DependencyUnavailable(
             "setting SO_PRIORITY is not permitted",

@@ -20,6 +20,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -187,6 +188,15 @@ class TcpSink:
             await self._keep_trying(self._send)
             await asyncio.sleep(0)
         await self._confirm()
+
+    def shape(self, priority_class: str | None = None, bytes_per_second: float | None = None) -> None:
+        """See ``ShapedSink``: the present connection at once, and each that follows."""
+        tag = priority_class or self._config.priority_class
+        if self._connection is not None:
+            self._connection.tag(tag, self._where)
+        if self._destination is not None:
+            self._destination = replace(self._destination, priority_class=tag)
+        self._pacer.set_rate(bytes_per_second)
 
     async def close(self) -> None:
         """Bring what is left to the peer, as far as ``close_timeout`` allows, and disconnect."""

@@ -15,7 +15,7 @@ import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from streamspec.sinks.egress import readable, set_priority, writable
+from streamspec.sinks.egress import readable, retag, set_priority, writable
 
 READ_BYTES = 65536
 MOST_READS = 16
@@ -84,6 +84,10 @@ class Connection:
                 continue
             self.sent_bytes += sent
             content = content[sent:]
+
+    def tag(self, priority_class: str | None, where: str) -> None:
+        """Another class of traffic control from now on; see :func:`~streamspec.sinks.egress.retag`."""
+        retag(self._socket, priority_class, where)
 
     def underway_bytes(self) -> int:
         """Not yet acknowledged by the peer's kernel. Encrypted bytes count as they are, so that it is

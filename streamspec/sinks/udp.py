@@ -25,7 +25,7 @@ from streamspec.core.errors import DependencyUnavailable
 from streamspec.core.interfaces import Clock, Delivery, DeliveryBatch
 from streamspec.core.tally import Tally
 from streamspec.core.units import Bytes
-from streamspec.sinks.egress import Content, EgressConfig, Pacer, Sleep, set_priority, writable
+from streamspec.sinks.egress import Content, EgressConfig, Pacer, Sleep, retag, set_priority, writable
 
 if TYPE_CHECKING:
     from streamspec.sinks.datagrams import DatagramList
@@ -141,6 +141,12 @@ class UdpSink:
                     await self._flush(datagrams)
         await self._flush(datagrams)
         self._tally.add("datagram_too_large", datagrams.take_too_large())
+
+    def shape(self, priority_class: str | None = None, bytes_per_second: float | None = None) -> None:
+        """See ``ShapedSink``: datagrams that are queued in the kernel keep the class that they were sent with."""
+        if self._socket is not None:
+            retag(self._socket, priority_class or self._config.priority_class, self._where)
+        self._pacer.set_rate(bytes_per_second)
 
     async def close(self) -> None:
         """Close the socket; what it was given is on its way."""
