@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 
 from streamspec.core.errors import DependencyUnavailable
 
@@ -66,8 +67,10 @@ def _explained(error: BaseException) -> tuple[str, str]:
         return "the broker refuses name or password", "check sasl.username, its password and sasl.mechanism"
     if isinstance(error, errors.AuthenticationMethodNotSupported | errors.UnsupportedSaslMechanismError):
         return "the broker does not offer this sasl.mechanism", "choose one of its sasl.enabled.mechanisms"
-    if isinstance(error, errors.KafkaConnectionError):
-        return "no broker answers", "start it, or check brokers, tls, sasl and the firewall"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with the broker fails: {_short(text)}", "check tls.ca, and the names in the broker's certificate"
+    if isinstance(error, errors.KafkaConnectionError | OSError | TimeoutError):
+        return f"no broker answers: {_short(text)}", "start it, or check brokers, tls, sasl and the firewall"
     return f"Kafka: {type(error).__name__}: {_short(text)}", "see the broker's log"
 
 

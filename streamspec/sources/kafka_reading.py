@@ -33,7 +33,11 @@ CORRUPT_TRIES = 3
 
 
 class KafkaSource:
-    """Implements ``Source``, ``AcknowledgedSource``, ``ClosableSource`` and ``TransactionalSource``."""
+    """Implements ``Source``, ``AcknowledgedSource``, ``ClosableSource`` and ``TransactionalSource``.
+
+    Attributes:
+        ended: set when :meth:`run` ends, whatever the reason.
+    """
 
     can_wait = True
 
@@ -42,6 +46,7 @@ class KafkaSource:
         self._config = config
         self._units = Units()
         self._stopping = asyncio.Event()
+        self.ended = asyncio.Event()
         self._backlog: deque[tuple[Partition, Sequence[Any]]] = deque()
         self._paused: set[Any] = set()
         self._corrupt: dict[Any, int] = {}
@@ -140,6 +145,7 @@ class KafkaSource:
                 task.cancel()
             await asyncio.gather(stop, work[0], return_exceptions=True)
             self._committing = work[1]
+            self.ended.set()
             self._backlog.clear()
 
     async def stop(self) -> None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 POM = ROOT / "tests" / "kafka" / "pom.xml"
@@ -341,7 +342,7 @@ async def create_topic(
         if only_on is None:
             made = NewTopic(name, partitions, copies, topic_configs=settings or {})
         else:
-            made = NewTopic(name, -1, -1, dict.fromkeys(range(partitions), [only_on]), settings or {})
+            made = NewTopic(name, -1, -1, {number: [only_on] for number in range(partitions)}, settings or {})
         await admin.create_topics([made])
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -351,3 +352,16 @@ async def create_topic(
     finally:
         await admin.close()
     raise RuntimeError(f"topic {name} was not made")
+
+
+def allow(address: str, principal: str, *, groups: bool = True) -> None:
+    """Let a user do everything with topics, and with groups too."""
+    from confluent_kafka import admin as names
+
+    known: Any = names
+    kinds = [known.ResourceType.TOPIC, *([known.ResourceType.GROUP] if groups else [])]
+    everything = ("*", known.ResourcePatternType.LITERAL, principal, "*", known.AclOperation.ALL)
+    rules = [known.AclBinding(kind, *everything, known.AclPermissionType.ALLOW) for kind in kinds]
+    admin = known.AdminClient({"bootstrap.servers": address})
+    for done in admin.create_acls(rules).values():
+        done.result(timeout=START_SECONDS)
