@@ -510,6 +510,7 @@ def lane_rules(config: ServiceConfig, source_names: Sequence[str]) -> dict[str, 
             max_bytes=lane.match.max_bytes if lane.match.max_bytes is not None else int(NO_LIMIT),
             keys=tuple(key.encode() for key in lane.match.keys),
             content=_CONTENT[lane.match.content],
+            types=frozenset(TYPE_CODES[name] for name in lane.match.types),
         )
         for index, lane in enumerate(config.effective_lanes)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+
 from pydantic import Field
 
 from streamspec.core.component import ComponentConfig

@@ -17,6 +17,7 @@ from streamspec.config.checks import cross_findings
 from streamspec.config.control import ControlConfig
 from streamspec.config.problems import format_path
 from streamspec.core.component import ComponentConfig
+from streamspec.core.features import TYPE_NAMES
 from streamspec.core.segment import MAX_STAGES, SlotLayout
 from streamspec.core.units import Bytes, Seconds
 from streamspec.engine.arena import Arena
@@ -179,6 +180,10 @@ class LaneMatch(ComponentConfig):
     keys: tuple[str, ...] = Field(default=(), description="Prefixes of the stream key (UTF-8); empty means any.")
     content: Literal["packets", "messages"] | None = Field(
         default=None, description="`packets`: link-layer packets; `messages`: application messages; unset means both."
+    )
+
+    types: tuple[Literal[TYPE_NAMES], ...] = Field(  # type: ignore[valid-type]
+        default=(), description="What segments hold, as inferred or declared, e.g. `[json, syslog]`; empty means any."
     )
 
     @property

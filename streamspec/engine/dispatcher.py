@@ -31,6 +31,7 @@ from streamspec.engine.deliveries import DeliveryView
 from streamspec.engine.delivery import Delivery
 from streamspec.engine.fleet import ChainSpec, Fleet, Worker
 from streamspec.engine.foresight import Foresight
+from streamspec.engine.foresight_kernels import LOOK
 from streamspec.engine.grants import Grants
 from streamspec.engine.intake import EngineIntake, IntakeLevel, Room
 from streamspec.engine.lane import Lane
@@ -100,6 +101,7 @@ class Dispatcher:
         self.limits = limits or Limits()
         self.foresight: Foresight | None = None
         self.predictions: Rows = np.zeros(0, dtype=PREDICTION)
+        self._looks: Rows = np.zeros(0, dtype=LOOK)
         self.room = Room(arena.slots)
         self.source_names: list[str] = []
         self._sources: list[Source | None] = []
@@ -243,8 +245,9 @@ class Dispatcher:
         """Look into segments with another foresight, or not at all; lanes follow it from :meth:`set_lanes` on. What
         is under way is not learned from."""
         self.foresight = self.accounts.foresight = foresight
-        unpredicted = np.zeros(self.arena.slots, dtype=PREDICTION)
-        self.predictions = unpredicted if foresight is None else foresight.predictions
+        slots = self.arena.slots
+        self.predictions = np.zeros(slots, dtype=PREDICTION) if foresight is None else foresight.predictions
+        self._looks = np.zeros(slots, dtype=LOOK) if foresight is None else foresight.looks
 
     def watch(self, observer: Observer) -> None:
         """Tell an observer what arrives and finishes, in place of the one before."""
@@ -274,7 +277,7 @@ class Dispatcher:
         self.accounts.set_lanes([spec.name for spec in specs])
         if self.observer is not None:
             self.observer.set_lanes([spec.traffic for spec in specs], self.accounts.histograms)
-        self.router = RuleRouter([spec.rule for spec in specs], self._key_of, self.predictions)
+        self.router = RuleRouter([spec.rule for spec in specs], self._key_of, self.predictions, self._looks)
         if old:
             waiting = waiting[np.argsort(self.arena.headers["segment_id"][waiting], kind="stable")]
             self._reroute_held()

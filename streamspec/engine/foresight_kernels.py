@@ -14,8 +14,8 @@ from streamspec.core.prediction import Features
 TYPES = len(TYPE_NAMES)
 _TYPE_COLUMN = FEATURE_INDEX["type_code"]
 
-LOOK = np.dtype([("version", "<u4"), ("host_load", "<f4"), ("profiled", "u1")], align=True)
-"""How a segment was looked at: the model's snapshot, the host's load, and whether its features are filled."""
+LOOK = np.dtype([("version", "<u4"), ("host_load", "<f4"), ("profiled", "u1"), ("type_code", "u1")], align=True)
+"""How a segment was looked at: the model's snapshot, the host's load, whether its features are filled, its type."""
 
 
 @kernel
@@ -39,7 +39,9 @@ def keep(
         looks[slot].host_load = host_load
         looks[slot].profiled = 1
         kind = int(features[i, _TYPE_COLUMN])
+        looks[slot].type_code = 0
         if 0 <= kind < types.shape[0]:
+            looks[slot].type_code = kind
             types[kind] += 1
 
 

@@ -28,10 +28,11 @@ def measured_effect(observation: Observation) -> Effect:
 
 
 def saturated(observation: Observation) -> bool:
-    """Work waits and workers are busy, so that throughput shows capacity."""
+    """Work waits and every worker is busy all the time, so that throughput shows capacity."""
     queued = sum(lane.queued for lane in observation.lanes)
     workers = sum(lane.workers_observed for lane in observation.lanes)
-    return queued > 2 * workers
+    busy = sum(lane.busy_ratio * lane.workers_observed for lane in observation.lanes)
+    return queued > 2 * workers and busy > 0.97 * workers
 
 
 @dataclass(frozen=True)

@@ -255,17 +255,28 @@ LANE_RULE = np.dtype(
         ("max_bytes", "<i8"),
         ("max_work_ns", "<f8"),  # predicted, inclusive
         ("any_source", "u1"),
+        ("any_type", "u1"),
         ("has_keys", "u1"),  # decided in Python: the rule's column of ``key_matches`` counts
-        ("reserved", "u1", (6,)),
+        ("reserved", "u1", (5,)),
     ],
     align=True,
 )
 
 
 @kernel
-def route(headers: Rows, slots: Slots, rules: Rows, sources: Bytes, key_matches: Bytes, predictions: Rows) -> None:
-    """Write the column ``lane`` by the first rule that fits. ``sources`` is ``uint8 (rules, sources)``,
-    ``key_matches`` ``uint8 (rules, slots given)``, both 1 where the rule accepts; ``predictions`` by slot."""
+def route(
+    headers: Rows,
+    slots: Slots,
+    rules: Rows,
+    sources: Bytes,
+    types: Bytes,
+    key_matches: Bytes,
+    predictions: Rows,
+    looks: Rows,
+) -> None:
+    """Write the column ``lane`` by the first rule that fits. ``sources`` is ``uint8 (rules, sources)``, ``types``
+    ``uint8 (rules, types)``, ``key_matches`` ``uint8 (rules, slots given)``, each 1 where the rule accepts;
+    ``predictions`` and ``looks`` by slot."""
     for i in range(slots.shape[0]):
         row = headers[slots[i]]
         for r in range(rules.shape[0]):
@@ -277,6 +288,8 @@ def route(headers: Rows, slots: Slots, rules: Rows, sources: Bytes, key_matches:
             if predictions[slots[i]].work_ns > rule.max_work_ns:
                 continue
             if not rule.any_source and not sources[r, row.source]:
+                continue
+            if not rule.any_type and not types[r, looks[slots[i]].type_code]:
                 continue
             if rule.has_keys and not key_matches[r, i]:
                 continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamspec.core.features import TYPE_NAMES
 from streamspec.core.interfaces import Bytes, Rows, Slots
 from streamspec.engine import kernels
 
@@ -24,6 +25,7 @@ class LaneRule:
         min_bytes, max_bytes: payload range, both inclusive.
         keys: prefixes of the stream key.
         content: CONTENT_*, or -1 for all.
+        types: codes of content types (``core.features.TYPE_NAMES``).
         max_work_ns: predicted cost, inclusive; what is not predicted costs 0.
     """
 
@@ -33,6 +35,7 @@ class LaneRule:
     max_bytes: int = int(NO_LIMIT)
     keys: tuple[bytes, ...] = ()
     content: int = -1
+    types: frozenset[int] = frozenset()
     max_work_ns: float = math.inf
 
 
@@ -42,22 +45,28 @@ class RuleRouter:
     Args:
         rules: in order; a segment that none takes goes to lane 0.
         key_of: stream key of a slot; called only when a rule names keys.
-        predictions: ``PREDICTION`` rows by slot.
+        predictions, looks: ``PREDICTION`` and ``LOOK`` rows by slot.
     """
 
-    def __init__(self, rules: Sequence[LaneRule], key_of: Callable[[int], bytes], predictions: Rows) -> None:
+    def __init__(
+        self, rules: Sequence[LaneRule], key_of: Callable[[int], bytes], predictions: Rows, looks: Rows
+    ) -> None:
         self._predictions = predictions
+        self._looks = looks
+        self._types: Bytes = np.zeros((len(rules), len(TYPE_NAMES)), dtype=np.uint8)
         self._keys = [rule.keys for rule in rules]
         self._any_keys = any(self._keys)
         self._key_of = key_of
         self._rules = np.zeros(len(rules), dtype=kernels.LANE_RULE)
         width = 1 + max((s for rule in rules for s in rule.sources), default=0)
         self._sources: Bytes = np.zeros((len(rules), max(width, 1024)), dtype=np.uint8)
-        for row, rule, accepted in zip(self._rules, rules, self._sources, strict=True):
+        for row, rule, accepted, types in zip(self._rules, rules, self._sources, self._types, strict=True):
             row["lane"] = rule.lane
             row["content"] = rule.content
             row["min_bytes"], row["max_bytes"] = rule.min_bytes, rule.max_bytes
             row["max_work_ns"] = rule.max_work_ns
+            row["any_type"] = not rule.types
+            types[list(rule.types)] = 1
             row["any_source"] = not rule.sources
             row["has_keys"] = bool(rule.keys)
             accepted[list(rule.sources)] = 1
@@ -74,7 +83,7 @@ class RuleRouter:
             headers["lane"][slots] = 0
             return
         matches = self._match_keys(slots) if self._any_keys else self._no_keys
-        kernels.route(headers, slots, self._rules, self._sources, matches, self._predictions)
+        kernels.route(headers, slots, self._rules, self._sources, self._types, matches, self._predictions, self._looks)
 
     def _match_keys(self, slots: Slots) -> Bytes:
         keys = [self._key_of(int(slot)) for slot in slots]

@@ -50,7 +50,8 @@ def warm_kernels() -> None:
 
 def _warm_foresight(headers: Rows, slots: Slots) -> None:
     predictions = np.zeros(2, dtype=PREDICTION)
-    RuleRouter([LaneRule(0, max_work_ns=1.0), LaneRule(0)], lambda slot: b"", predictions).route(headers, slots)
+    looks = np.zeros(2, dtype=foresight_kernels.LOOK)
+    RuleRouter([LaneRule(0, max_work_ns=1.0), LaneRule(0)], lambda slot: b"", predictions, looks).route(headers, slots)
     foresight_kernels.choose_variants(headers, slots, predictions, 0, 1, 0.0)
     foresight_kernels.keep(
         slots,
@@ -60,7 +61,7 @@ def _warm_foresight(headers: Rows, slots: Slots) -> None:
         0.0,
         np.zeros((2, FEATURE_COUNT), dtype=np.float32),
         predictions.copy(),
-        np.zeros(2, dtype=foresight_kernels.LOOK),
+        looks,
         np.zeros(foresight_kernels.TYPES, dtype=np.int64),
     )
     foresight_kernels.note(
@@ -68,7 +69,7 @@ def _warm_foresight(headers: Rows, slots: Slots) -> None:
         slots,
         np.zeros((2, FEATURE_COUNT), dtype=np.float32),
         predictions,
-        np.zeros(2, dtype=foresight_kernels.LOOK),
+        looks,
         -1,
         np.zeros(2, dtype=OUTCOME),
     )

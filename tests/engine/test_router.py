@@ -6,6 +6,7 @@ import numpy as np
 
 from streamspec.core.prediction import PREDICTION
 from streamspec.core.segment import HEADER
+from streamspec.engine.foresight_kernels import LOOK
 from streamspec.engine.router import LaneRule, RuleRouter
 
 
@@ -13,11 +14,14 @@ def _route(rules: list[LaneRule], work_ns: list[float] | None = None, **columns:
     count = len(next(iter(columns.values())))
     headers = np.zeros(count, dtype=HEADER)
     for name, values in columns.items():
-        headers[name] = values
+        if name != "type_code":
+            headers[name] = values
     keys = [b"web:%d" % i if i % 2 else b"db:%d" % i for i in range(count)]
     predictions = np.zeros(count, dtype=PREDICTION)
     predictions["work_ns"] = work_ns or [0.0] * count
-    RuleRouter(rules, keys.__getitem__, predictions).route(headers, np.arange(count, dtype=np.int32))
+    looks = np.zeros(count, dtype=LOOK)
+    looks["type_code"] = columns.pop("type_code", 0)
+    RuleRouter(rules, keys.__getitem__, predictions, looks).route(headers, np.arange(count, dtype=np.int32))
     return [int(lane) for lane in headers["lane"]]
 
 
@@ -45,11 +49,18 @@ def test_predicted_cost_is_one_of_the_conditions() -> None:
     assert _route(rules, [5e6, 1e6, 1e6 + 1, 0.0], source=[1, 0, 0, 0]) == [0, 1, 2, 1]
 
 
+def test_what_a_segment_holds_is_one_of_the_conditions() -> None:
+    rules = [LaneRule(0, types=frozenset({6, 7})), LaneRule(1)]
+    assert _route(rules, type_code=[6, 1, 7, 0]) == [0, 1, 0, 1]
+
+
 def test_the_cut_moves_while_the_stream_runs() -> None:
     headers, slots = np.zeros(1, dtype=HEADER), np.zeros(1, dtype=np.int32)
     predictions = np.zeros(1, dtype=PREDICTION)
     predictions["work_ns"] = 2e6
-    router = RuleRouter([LaneRule(0, max_work_ns=1e6), LaneRule(1)], lambda slot: b"", predictions)
+    router = RuleRouter(
+        [LaneRule(0, max_work_ns=1e6), LaneRule(1)], lambda slot: b"", predictions, np.zeros(1, dtype=LOOK)
+    )
     router.route(headers, slots)
     assert headers["lane"][0] == 1
     router.cut(0, 3e6)
