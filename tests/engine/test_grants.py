@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from streamspec.actuators.cache import Cache
 from streamspec.actuators.gpu_memory import RESERVE_BYTES, GpuMemory
 from streamspec.core.pools import AmountPool
 from streamspec.core.resources import Pool
+from streamspec.stages.chain import FACTORY as FACTORY_OF_STAGES
+from streamspec.stages.inspect import InspectConfig
 from streamspec.testing.nvml import Device, StandInNvml
 from streamspec.testing.waiting import until
 from tests.engine.conftest import Bench, running
@@ -174,3 +177,20 @@ async def test_an_amount_that_cannot_be_read_is_the_stages_fault_not_the_service
         await bench.feed([(b"k", json.dumps({"ask": {"cache": "many"}}).encode())])
         assert "not a size: 'many'" in bench.dead.kept[0].error
         assert bench.dispatcher.fleet.restarts == 0
+
+
+async def test_the_verdict_cache_of_inspect_is_granted_counted_and_resized(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("- {id: 1, name: x, pattern: evil}")
+    config = InspectConfig(type="inspect", rules=(tmp_path / "rules.yaml",), cache_bytes=MIB)
+    stages = [config.model_dump(mode="json")]
+    async with running(factory=FACTORY_OF_STAGES, stages=stages, workers=1, pools=_pools()) as bench:
+        dispatcher = bench.dispatcher
+        assert list(dispatcher.grants.granted("inspect", "cache_bytes").values()) == [MIB]
+        await bench.feed([(b"k%d" % (i % 3), b"evil %d" % (i % 5)) for i in range(50)])
+        assert all(kept.records for kept in bench.sink.kept)
+        assert dispatcher.grants.resize_stage("inspect", "cache_bytes", 0, "it does not pay") == {}
+        await bench.feed([(b"k", b"evil 1")] * 3)
+        await until(lambda: dispatcher.grants.available().cache_bytes == 64 * MIB)
+        assert len(bench.sink.kept) == 53
+    counts = dispatcher.stage_counts["inspect"].counts
+    assert counts == {"cache_misses": 5, "cache_hits": 45, "alerts": 53}
