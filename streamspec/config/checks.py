@@ -29,7 +29,17 @@ def cross_findings(tree: Any) -> Iterator[Finding]:
     yield from _lane_sources(lanes, list(sources) if isinstance(sources, dict) else [])
     yield from _lane_coverage(lanes)
     yield from _lane_workers(lanes, tree.get("engine"))
+    yield from _exactly_once(tree.get("sinks"))
     yield from _stage_order([stage if isinstance(stage, dict) else {} for stage in _list(tree.get("stages"))])
+
+
+def _exactly_once(sinks: Any) -> Iterator[Finding]:
+    """Offsets are committed with the results of one sink; another one would lose what it did not have yet."""
+    if not isinstance(sinks, dict) or len(sinks) < 2:
+        return
+    for name, sink in sinks.items():
+        if isinstance(sink, dict) and sink.get("delivery") == "exactly_once":
+            yield ("sinks", name, "delivery"), "exactly_once wants to be the only sink (a dead_letter may be beside)", []
 
 
 def _stage_order(stages: list[dict[str, Any]]) -> Iterator[Finding]:

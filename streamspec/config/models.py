@@ -284,6 +284,7 @@ class ServiceConfig(ComponentConfig):
         tree = {
             "lanes": [lane.model_dump(include={"name", "match", "workers"}) for lane in self.lanes],
             "sources": self.sources,
+            "sinks": {name: sink.model_dump(include={"delivery"}) for name, sink in self.sinks.items()},
             "engine": self.engine.model_dump(include={"workers"}, exclude_unset=True),
             "stages": [stage.model_dump(include={"type"}) for stage in self.stages],
         }
