@@ -22,6 +22,7 @@ from streamspec.profiles.database import ProfileDatabase
 from streamspec.profiles.head_plan import Floats
 from streamspec.profiles.lookup import ProfileLookup, ResourceProfile
 from streamspec.profiles.online import OnlineLayer
+from streamspec.telemetry.logging import configure_logging
 from streamspec.train_models.collecting import Collected, chain_config, collect, shown_progress
 from streamspec.train_models.command import SIZE_SUFFIX, trained_digests
 from streamspec.train_models.judging import by_type, chain_errors, error_table, head_errors
@@ -59,6 +60,7 @@ def run_evaluate(
         UsageError: there is no such model, or it was trained on all these files.
         DatabaseUnusable: the database, or the model in it, cannot be used.
     """
+    configure_logging("error")  # standard output is for the result, and damaged captures are no news here
     stored = read_models(database, name)
     service = chain_config(config)
     heads = chain_heads(service.stages)

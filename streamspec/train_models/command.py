@@ -25,6 +25,7 @@ from streamspec.profiles.training import (
     margins_of,
     require_scikit_learn,
 )
+from streamspec.telemetry.logging import configure_logging
 from streamspec.train_models.collecting import Collected, chain_config, collect, shown_progress
 from streamspec.train_models.judging import chain_errors, error_table, head_errors
 from streamspec.train_models.segments import cut_sizes, find_files
@@ -58,6 +59,7 @@ def run_train(
         UsageError: there is nothing to train on.
     """
     require_scikit_learn()
+    configure_logging("error")  # standard output is for the result, and damaged captures are no news here
     from streamspec.profiles.database import ProfileDatabase
 
     service = chain_config(config)
