@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from streamspec.core.outcome import DELIVERED, SHED
 from streamspec.core.prediction import Head
 from streamspec.core.tally import Tally
 from streamspec.profiles import learner_wire as wire
+from streamspec.profiles.base_model import BaseModel, head_names
 from streamspec.profiles.config import LearningConfig
 from streamspec.profiles.head_plan import BasePredictor, plan_heads
 from streamspec.profiles.outcome_ring import (
@@ -57,6 +59,14 @@ class BaseSource:
     content: bytes
     loader: str
     identity: str
+
+
+def base_source(model: BaseModel, heads: Sequence[Head]) -> BaseSource:
+    """What a chain needs of a base model. Its identity is the digest of that, so a state that was learned on top of
+    another model is not used."""
+    part = model.restricted(head_names(heads))
+    content = part.to_bytes()
+    return BaseSource(part, content, "streamspec.profiles.base_model:load", hashlib.sha256(content).hexdigest()[:32])
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,10 @@ class LearnerClient:
 
     # -- life ---------------------------------------------------------------------------------
     def start(self) -> None:
-        """Start the process; it is ready a second or two later. Does nothing where learning is not enabled."""
+        """Warm the first snapshot, and start the process; it is ready a second or two later. No process is started
+        where learning is not enabled."""
+        if not self.snapshot.version:
+            self.snapshot.warm()
         if self.config.enabled and self._child is None and not self._closing:
             self._start()
 

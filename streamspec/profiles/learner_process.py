@@ -20,7 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from streamspec.core.errors import StreamspecError
+from streamspec.core.outcome import OUTCOME
+from streamspec.core.prediction import Head
 from streamspec.profiles import learner_wire as wire
 from streamspec.profiles.challenger import new_tree
 from streamspec.profiles.config import LearningConfig
@@ -156,6 +160,13 @@ def load_base(spec: dict[str, Any]) -> BasePredictor | None:
     return base
 
 
+def warm_kernels(heads: tuple[Head, ...], base: BasePredictor | None) -> None:
+    """Load or compile everything now, rather than while the first outcomes wait."""
+    layer = OnlineLayer(heads, base, LearningConfig(tree_cpu_share=0.0), objective_ns=1.0)
+    layer.learn(np.zeros(1, dtype=OUTCOME))
+    layer.snapshot(1).warm()
+
+
 def yield_to_others(nice: int) -> None:
     """Lower priority; what the kernel refuses stays as it is."""
     try:
@@ -180,9 +191,11 @@ def main(argument: str) -> int:
             pass
 
     config = LearningConfig.model_validate(spec["config"])
+    heads, base = wire.heads_from_json(spec["heads"]), load_base(spec)
+    warm_kernels(heads, base)
     layer = OnlineLayer(
-        wire.heads_from_json(spec["heads"]),
-        load_base(spec),
+        heads,
+        base,
         config,
         base_identity=spec["base_identity"],
         objective_ns=spec["objective_ns"],

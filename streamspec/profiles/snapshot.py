@@ -96,6 +96,11 @@ class Snapshot:
         predict_latencies(facts, float(objective_ns), self._latency, singles)
         out[:] = singles.view(LATENCY)[:, 0]
 
+    def warm(self) -> None:
+        """Load or compile the kernels now rather than in front of the first segment."""
+        self.predict(np.zeros((1, FEATURE_COUNT), dtype=np.float32), 0.0, np.zeros(1, dtype=PREDICTION))
+        self.predict_latency(np.zeros(1), np.zeros(1), LaneState(), 1.0, np.zeros(1, dtype=LATENCY))
+
     # -- as bytes -----------------------------------------------------------------------------
     def to_bytes(self) -> bytes:
         """All but the base model; no pickle."""
