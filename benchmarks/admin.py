@@ -157,15 +157,16 @@ async def scrapes(count: int = 200) -> dict[str, float]:
     """Milliseconds of one rendering of ``/metrics``, and of one scrape over HTTP; the longest piece without a pause."""
     reader = ManualReader(LANES)
     exposition = Exposition(reader)
-    rendered, pieces = [], []
+    rendered, pieces, cpu = [], [], []
     for _ in range(count):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.thread_time()
         task = asyncio.ensure_future(exposition.render())
         while not task.done():
             piece = time.perf_counter()
             await asyncio.sleep(0)
             pieces.append(time.perf_counter() - piece)
         rendered.append(time.perf_counter() - start)
+        cpu.append(time.thread_time() - before)
     server = AdminServer(AdminConfig(bind="127.0.0.1:0"), reader, reader)
     await server.open()
     asked, size = [], 0
@@ -178,6 +179,7 @@ async def scrapes(count: int = 200) -> dict[str, float]:
             asked.append(time.perf_counter() - start)
     await server.close()
     return {
+        "render_cpu_ms": 1e3 * statistics.median(cpu),
         "render_ms": 1e3 * statistics.median(rendered),
         "render_p99_ms": 1e3 * float(np.percentile(rendered, 99)),
         "longest_piece_p99_ms": 1e3 * float(np.percentile(pieces, 99)),

@@ -169,7 +169,7 @@ class Api:
 
     async def control(self, request: web.Request) -> web.Response:
         """What may be switched, as it is."""
-        return _json(self._switches())
+        return _json(self._switches(self._fresh()))
 
     async def switch(self, request: web.Request) -> web.Response:
         """Another mode, learning paused or resumed."""
@@ -187,8 +187,7 @@ class Api:
                 self._controls.pause_learning(wanted.learning == "pause")
         except NotControllable as error:
             return refuse(409, str(error))
-        self._keep(self._reader.read())
-        return _json(self._switches())
+        return _json(self._switches(self._keep(self._reader.read())))
 
     async def description(self, request: web.Request) -> web.Response:
         """OpenAPI 3.1."""
@@ -245,8 +244,7 @@ class Api:
             self._encoded_state = _encode(self._present)
         return self._encoded_state
 
-    def _switches(self) -> dict[str, Any]:
-        state = self._present
+    def _switches(self, state: ServiceState) -> dict[str, Any]:
         learning = None if state.learning is None else ("pause" if state.learning.paused else "run")
         return {"mode": state.control.mode, "learning": learning}
 
