@@ -147,9 +147,9 @@ class _Court:
     # -- before any proposal ------------------------------------------------------------------
     def settle(self) -> None:
         """Verdict on the watched step; what did harm is taken back now."""
+        acquitted = self._guard.effects.acquit(self._seen)
         settled, back = self._guard.effects.settle(self._seen)
-        if settled is not None:
-            self._settled.append(settled)
+        self._settled += [verdict for verdict in (acquitted, settled) if verdict is not None]
         if back is not None and present_value(back, self._plan) != back.after:
             clamped = self._clamp(back)
             if not clamped.refused:

@@ -10,6 +10,8 @@ from streamspec.engine.guard_config import GuardConfig
 
 LOAD_RATIO = 0.15
 """Two windows with work within this ratio of each other are the same load."""
+REGRET_SECONDS = 60.0
+"""A step up within this time of a step down, at the same load, says that the one down was wrong."""
 ENOUGH_SEGMENTS = 30.0
 GIVE_UP_WINDOWS = 20.0
 
@@ -62,12 +64,24 @@ class _Entry:
     times: int = 1
 
 
+@dataclass(frozen=True)
+class _Suspect:
+    """A step down that a step up followed, at ``at_seconds`` and for ``reason``."""
+
+    step: Step
+    reason: str
+    at_seconds: float
+    unsettled: bool
+
+
 @dataclass
 class Effects:
     """Watches one step at a time and remembers what did harm."""
 
     config: GuardConfig
     pending: Step | None = None
+    _last_down: Step | None = None
+    _suspect: _Suspect | None = None
     _entries: list[_Entry] = field(default_factory=list)
 
     def watch(self, step: Step) -> None:
@@ -92,23 +106,36 @@ class Effects:
         why = self._harm(step, observation)
         measured = measured_effect(observation)
         if not why:
+            self._last_down = step if step.proposal.direction == "down" else self._last_down
             return Settled(step.number, "kept", measured), None
         self.blacklist(step, observation.now_seconds)
         return Settled(step.number, "undone", measured, why), _back(step, why)
 
     def overtaken(self, by: Proposal, observation: Observation) -> Settled | None:
-        """Another step comes before the watched one could be measured. A step up right after one down, at the same
-        load, is the verdict on the one down."""
-        step = self.pending
-        if step is None:
+        """Another step is taken, so that a watched one can no longer be measured. One up soon after one down makes
+        the one down suspect: whether the load had risen is known a window later (see :meth:`acquit`)."""
+        step, self.pending = self.pending, None
+        judged = step or self._last_down
+        up = by.direction == "up" and by.knob in CAPACITY and by.reason != "fallback"
+        if judged is not None and judged.proposal.direction == "down" and up:
+            self._last_down = None
+            if observation.now_seconds - judged.at_seconds < REGRET_SECONDS:
+                self._suspect = _Suspect(judged, by.reason, observation.now_seconds, judged is step)
+                return None
+        return None if step is None else Settled(step.number, "overtaken", measured_effect(observation), by.reason)
+
+    def acquit(self, observation: Observation) -> Settled | None:
+        """The verdict on a suspect step down, once a whole window lies after the step up: at the same load it was
+        wrong, and is blacklisted."""
+        suspect = self._suspect
+        if suspect is None or observation.now_seconds - suspect.at_seconds < observation.window_seconds - 1e-6:
             return None
-        self.pending = None
-        measured = measured_effect(observation)
-        reversed_now = step.proposal.direction == "down" and by.direction == "up" and by.knob in CAPACITY
-        if reversed_now and _work(observation) <= step.before_work * (1.0 + LOAD_RATIO):
+        self._suspect = None
+        step, measured = suspect.step, measured_effect(observation)
+        if _work(observation) <= step.before_work * (1.0 + LOAD_RATIO):
             self.blacklist(step, observation.now_seconds)
-            return Settled(step.number, "undone", measured, f"{by.reason} came at the same load")
-        return Settled(step.number, "overtaken", measured, by.reason)
+            return Settled(step.number, "undone", measured, f"{suspect.reason} came at the same load")
+        return Settled(step.number, "overtaken", measured, suspect.reason) if suspect.unsettled else None
 
     def _harm(self, step: Step, observation: Observation) -> str:
         measured = measured_effect(observation)

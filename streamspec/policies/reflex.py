@@ -1,7 +1,6 @@
 """Policy ``reflex``: nothing learned, every few tens of milliseconds. What is late now gets all there is.
 
-A queue whose first segment is older than half its objective, and whose backlog will not be gone within the rest, sends
-the lanes to the known safe allocation; an arena near its cap slows and then stops intake (Caladan, OSDI'20: queueing
+A queue whose first segment is older than half its objective, and whose last one will miss it, sends the lanes to the known safe allocation; an arena near its cap slows and then stops intake (Caladan, OSDI'20: queueing
 delay is the signal).
 """
 
@@ -13,6 +12,9 @@ from pydantic import Field
 
 from streamspec.core.control import Advice, Effect, LanePlan, LaneState, Observation, Plan, Proposal
 from streamspec.policies.base import PolicyConfigBase, measured_curve, preempted_room, useful_ceiling, with_workers
+
+DOOMED_RATIO = 1.25
+"""Age of the first plus drain of the rest, over the objective, at which some will miss it for certain."""
 
 
 class ReflexConfig(PolicyConfigBase):
@@ -67,10 +69,10 @@ class ReflexPolicy:
             objective = next(
                 (t.objective for t in observation.traffic if t.name == state.traffic), observation.objective
             )
-            limit = objective.latency_seconds * self._config.age_ratio
+            limit, age = objective.latency_seconds, state.oldest_age_seconds
             speed = max(float(curve[min(state.workers_observed, len(curve) - 1)]), 1e-3)
-            drain = state.queued_upper_seconds / speed
-            if state.oldest_age_seconds > limit and drain > limit and state.queued > state.workers_observed:
+            late = age + state.queued_upper_seconds / speed > DOOMED_RATIO * limit
+            if age > limit * self._config.age_ratio and late and state.queued > state.workers_observed:
                 return state
         return None
 
