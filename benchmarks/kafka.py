@@ -1,6 +1,6 @@
 """Kafka to Kafka: the service against bare aiokafka loops in one process, on a real broker.
 
-``python -m benchmarks.kafka [--json] [--quick] [--only identity|work|light|partition]``
+``python -m benchmarks.kafka [--json] [--quick] [--only PART]``
 
 A topic is filled first; each contender then reads it from its start and writes to a topic of its own. Rates are
 taken between a tenth and nine tenths of the output, so neither start-up nor the end count. CPU time is that of the
@@ -10,6 +10,8 @@ contender's own process tree: the broker's and the generator's are not in it (on
 - ``work``: inspect and compress; the bare loop calls the same stages in its one process.
 - ``light``: the same at 80 % of the bare loop's rate; p99 of the light records, from production to the broker.
 - ``partition``: a stage that sleeps, one partition, 64 keys, four workers: how busy they are, and the order.
+- ``memory`` (only when named): the sink's cluster is away for two minutes.
+- ``storm`` (only when named): two instances that join and leave every 5 s for two minutes, with the audit.
 """
 
 from __future__ import annotations
@@ -17,26 +19,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from benchmarks._kafka_work import STAGES, captures
 from streamspec.testing.kafka import Kafka, create_topic
+from streamspec.testing.kafka_service import Passage
 
 KEYS = 64
 PARTITIONS = 4
+CORES = len(os.sched_getaffinity(0))
 START_SECONDS = 120.0
 BROKER_JAVA = ("-Xmx1g", "-Xms256m", "-XX:+UseG1GC")
 
@@ -45,7 +54,8 @@ import asyncio, sys, uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 brokers, topic, out, work = sys.argv[1:5]
 if work:
-    from benchmarks.kafka_work import process
+    from benchmarks._kafka_work import Work
+    process = Work()
 async def main():
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=brokers, group_id="bare-" + out, enable_auto_commit=False,
                                 auto_offset_reset="earliest")
@@ -132,6 +142,45 @@ class Topics:
             return 0
         return sum(high - low for low, high in marks)
 
+    def read(self, topic: str, count: int, until: float = math.inf) -> Iterator[tuple[bytes, bytes, int]]:
+        """Key, value and timestamp (milliseconds) of records as they appear; at most so many, or until then."""
+        settings = {"auto.offset.reset": "earliest", "fetch.wait.max.ms": 5, "log_level": 0}
+        reader = Consumer({"bootstrap.servers": self.brokers, "group.id": f"read-{topic}", **settings})
+        reader.subscribe([topic])
+        try:
+            while count and time.time() < until:
+                message = reader.poll(0.2)
+                if message is not None and message.error() is None:
+                    count -= 1
+                    yield message.key(), message.value(), message.timestamp()[1]
+        finally:
+            reader.close()
+
+    def latencies(self, topic: str, out: str, values: Sequence[bytes], rate: float, seconds: float) -> list[float]:
+        """From production to reading, of light records, in seconds; sent at a steady rate in an open loop."""
+        start = time.time() + 12.0  # the contender starts meanwhile
+
+        def send() -> None:
+            producer = Producer({"bootstrap.servers": self.brokers, "linger.ms": 0, "log_level": 0})
+            for number in range(int(rate * seconds)):
+                due = start + number / rate
+                if (left := due - time.time()) > 0:
+                    time.sleep(left)
+                key = b"heavy" if number % 10 == 0 else b"light-%d" % (number % 10)
+                producer.produce(topic, values[number % len(values)], key, timestamp=round(due * 1000))
+                producer.poll(0)
+            producer.flush()
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        found = [
+            time.time() - produced / 1000
+            for key, _, produced in self.read(out, int(rate * seconds), until=start + seconds + 15)
+            if key != b"heavy" and produced / 1000 > start + 0.2 * seconds
+        ]
+        sending.join()
+        return found
+
     def close(self) -> None:
         """Disconnect."""
         self._watcher.close()
@@ -203,21 +252,152 @@ def identity(topics: Topics, folder: Path, quick: bool) -> list[dict[str, Any]]:
         rng = random.Random(size)
         bodies = [rng.randbytes(size) for _ in range(64)]
         topics.fill(topic, (bodies[i % 64] for i in range(count)))
+        names = ("bare", "service", "service, gather_bytes 64 KiB")
         runs = []
-        for round_number in range(1 if quick else 2):
-            contenders: list[tuple[str, Callable[[str], list[str]]]] = [
-                ("bare", lambda out: bare_command(topics.brokers, topic, out)),
-                ("service", lambda out: service_command(folder, topics.brokers, topic, out)),
-                (
-                    "service, gather_bytes 64 KiB",
-                    lambda out: service_command(folder, topics.brokers, topic, out, more=", gather_bytes: 64 KiB"),
-                ),
-            ]
-            for name, command in contenders if not round_number % 2 else reversed(contenders):
-                out = topics.make()
-                runs.append(measure(name, topics, command(out), out, count, PARTITIONS))
+        for name in names if quick else (*names, *reversed(names)):
+            out = topics.make()
+            if name == "bare":
+                command = bare_command(topics.brokers, topic, out)
+            else:
+                more = ", gather_bytes: 64 KiB" if "gather" in name else ""
+                command = service_command(folder, topics.brokers, topic, out, more=more)
+            runs.append(measure(name, topics, command, out, count, PARTITIONS))
         bare = max(run.records_per_second for run in runs if run.name == "bare")
         rows += [{"bytes": size, **asdict(run), "ratio_to_bare": run.records_per_second / bare} for run in runs]
+    return rows
+
+
+def work(topics: Topics, folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """Inspect and compress pieces of real captures."""
+    pieces = captures()
+    count = 3000 if quick else 10_000
+    topic = topics.make()
+    topics.fill(topic, (pieces[i % len(pieces)] for i in range(count)))
+    stages = json.dumps(STAGES)
+    runs = []
+    for name in ("bare", "service") if quick else ("bare", "service", "service", "bare"):
+        out = topics.make()
+        if name == "bare":
+            command = bare_command(topics.brokers, topic, out, "work")
+        else:
+            command = service_command(folder, topics.brokers, topic, out, stages=stages, workers=CORES)
+        runs.append(measure(name, topics, command, out, count, PARTITIONS))
+    bare = max((run for run in runs if run.name == "bare"), key=lambda run: run.records_per_second)
+    return [
+        {
+            **asdict(run),
+            "ratio_of_rates": run.records_per_second / bare.records_per_second,
+            "ratio_of_cpu": run.cpu_seconds_per_record / bare.cpu_seconds_per_record,
+        }
+        for run in runs
+    ]
+
+
+def light(topics: Topics, folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """Nine light records (1 KiB) for each heavy one (64 KiB) at 80 % of what the bare loop can do."""
+    heavy = [b"".join(captures()[i : i + 4]) for i in range(0, 64, 4)]
+    values = [heavy[i // 10 % len(heavy)] if i % 10 == 0 else heavy[i % len(heavy)][:1024] for i in range(640)]
+    count = 6_000 if quick else 15_000
+    topic, out = topics.make(), topics.make()
+    topics.fill(topic, (values[i % 640] for i in range(count)), keys=10)
+    capacity = measure("bare", topics, bare_command(topics.brokers, topic, out, "work"), out, count, PARTITIONS)
+    rate = 0.8 * capacity.records_per_second
+    lanes = "lanes: [{name: light, match: {max_bytes: 4 KiB}, workers: 1}, {name: heavy, workers: 1, nice: 10}]\n"
+    rows = []
+    for name in ("bare", "service"):
+        topic, out = topics.make(), topics.make()
+        if name == "bare":
+            command = bare_command(topics.brokers, topic, out, "work")
+        else:
+            command = service_command(
+                folder,
+                topics.brokers,
+                topic,
+                out,
+                stages=json.dumps(STAGES),
+                workers=2,
+                more=", latency_from: production",
+            )
+            (folder / f"{out}.yaml").open("a").write(lanes)
+        with running(command):
+            seconds = 8.0 if quick else 20.0
+            latencies = topics.latencies(topic, out, values, rate, seconds)
+        shown = {f"p{p}_seconds": float(np.percentile(latencies, p)) for p in (50, 99)}
+        rows.append({"name": name, "records_per_second": rate, "light_records": len(latencies), **shown})
+    rows[1]["p99_lower_by"] = rows[0]["p99_seconds"] / rows[1]["p99_seconds"]
+    return rows
+
+
+def partition(topics: Topics, folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """A stage that sleeps 5 ms, four workers, one partition, 64 keys."""
+    count, pause = 2000 if quick else 6000, 0.005
+    topic, out = topics.make(1), topics.make(1)
+    topics.fill(topic, (struct.pack("<II", round(pause * 1e6), i) for i in range(count)))
+    stages = '[{type: map, function: "streamspec.testing.workload:Sleep"}]'
+    command = service_command(folder, topics.brokers, topic, out, stages=stages, workers=4)
+    run = measure("service", topics, command, out, count, 1)
+    last: dict[bytes, int] = {}
+    disorder = 0
+    for key, value, _ in topics.read(out, count):
+        number = struct.unpack("<II", value)[1]
+        disorder += last.get(key, -1) >= number
+        last[key] = number
+    busy = run.records_per_second * pause
+    return [{**asdict(run), "busy_workers_of_4": busy, "out_of_order": disorder, "keys": len(last)}]
+
+
+def memory(topics: Topics, folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """The cluster of the sink is away while the source goes on."""
+    away = 20.0 if quick else 120.0
+    topic = topics.make()
+    topics.fill(topic, (os.urandom(16_384) for _ in range(20_000)))
+    other = Kafka.launch(folder / "other", java=BROKER_JAVA)
+    try:
+        asyncio.run(create_topic(other.address, "away", partitions=PARTITIONS))
+        command = service_command(folder, topics.brokers, topic, "away")
+        config = folder / "away.yaml"
+        sink = config.read_text().replace(f'type: kafka, brokers: "{topics.brokers}", topic: away', "SINK")
+        config.write_text(sink.replace("SINK", f'type: kafka, brokers: "{other.address}", topic: away'))
+        with running(command) as process:
+            time.sleep(8.0)
+            before = memory_bytes(process)
+            other.nodes[0].kill()
+            time.sleep(away)
+            after = memory_bytes(process)
+    finally:
+        other.close()
+    return [{"seconds_away": away, "before_mib": before / 2**20, "after_mib": after / 2**20, "arena_mib": 256}]
+
+
+def memory_bytes(process: subprocess.Popen[Any]) -> int:
+    """Proportional set size of a process and all below it."""
+    root = psutil.Process(process.pid)
+    return sum(int(each.memory_full_info().pss) for each in [root, *root.children(recursive=True)])
+
+
+def storm(topics: Topics, folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """Two instances that join and leave every 5 s for two minutes, beside one that stays; with an audit."""
+    rows = []
+    for delivery in ("at_least_once",) if quick else ("at_least_once", "exactly_once"):
+        flow = Passage(folder, topics.brokers, topics.make(), topics.make(), delivery=delivery)
+        flow.start()
+        seconds = 30.0 if quick else 120.0
+
+        def come_and_go(flow: Passage = flow, seconds: float = seconds) -> None:
+            end = time.monotonic() + seconds - 10
+            while time.monotonic() < end:
+                pair = [flow.start(), flow.start()]
+                time.sleep(5.0)
+                for instance in pair:
+                    instance.stop()
+                time.sleep(5.0)
+
+        flow.under_load(come_and_go, seconds=seconds, rate=800)
+        verdict = flow.verdict()
+        flow.instances[0].stop()
+        joined = len(flow.instances) - 1
+        told = {name: getattr(verdict, name) for name in ("sent", "lost", "duplicated", "out_of_order", "corrupt")}
+        rows.append({"delivery": delivery, "seconds": seconds, "joined_and_left": joined, **told})
     return rows
 
 
@@ -226,14 +406,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="a quarter of the records, one round")
-    parser.add_argument("--only", choices=sorted(PARTS), help="one part")
+    parser.add_argument("--only", choices=sorted(PARTS | LONG), help="one part")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         cluster = Kafka.launch(Path(folder) / "kafka", java=BROKER_JAVA)
         topics = Topics(cluster.address)
         try:
             wanted = [options.only] if options.only else list(PARTS)
-            found = {name: PARTS[name](topics, Path(folder), options.quick) for name in wanted}
+            found = {name: (PARTS | LONG)[name](topics, Path(folder), options.quick) for name in wanted}
         finally:
             topics.close()
             cluster.close()
@@ -251,7 +431,9 @@ def _shown(value: object) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
-PARTS = {"identity": identity}
+PARTS = {"identity": identity, "work": work, "light": light, "partition": partition}
+LONG = {"memory": memory, "storm": storm}
+"""Only when they are asked for: they take minutes."""
 
 if __name__ == "__main__":
     sys.exit(main())

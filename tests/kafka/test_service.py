@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streamspec.testing import kafka
-from tests.kafka.service import Passage
+from streamspec.testing.kafka_service import Passage
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(150)]
 
