@@ -11,9 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
+
+if TYPE_CHECKING:
+    from tests.services import Receiver
 
 CAPTURES = Path(os.environ.get("STREAMSPEC_CAPTURES", Path(__file__).parents[2] / "shared" / "pcaps"))
 
@@ -24,6 +28,16 @@ def captures() -> Path:
     if not CAPTURES.is_dir():
         pytest.skip("no folder of real captures (set STREAMSPEC_CAPTURES)")
     return CAPTURES
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A UDP socket that collects what a sink sends."""
+    from tests.services import Receiver
+
+    receiver = Receiver()
+    yield receiver
+    receiver.socket.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,6 +22,7 @@ from streamspec.core.component import SourceConfigBase
 from streamspec.core.interfaces import Intake, Rows, Source
 from streamspec.core.outcome import SHED
 from streamspec.core.segment import CONTENT_MESSAGES
+from streamspec.telemetry.logging import configure_logging
 
 WARM_UP_SECONDS = 1.0
 
@@ -151,13 +152,16 @@ async def run(spec: dict[str, Any], pool: Pool) -> dict[str, Any]:
     service = Service(config)
     meter = Meter(service, pool, config.objective.latency)
     service.dispatcher.accounts.listeners.append(meter.take)
+    configure_logging("warning", "text")
     watching = asyncio.ensure_future(meter.watch())
     cpu_before, started = os.times(), time.monotonic()
     await service.run()
     elapsed = time.monotonic() - started
     cpu = os.times()
     watching.cancel()
-    return _report(spec, config.objective.latency, meter, len(trace.due_ns), elapsed, cpu_before, cpu)
+    summary = service.summary()
+    report = _report(spec, config.objective.latency, meter, len(trace.due_ns), elapsed, cpu_before, cpu)
+    return report | {"control": summary.get("control"), "learning": summary.get("learning")}
 
 
 def _report(
