@@ -176,10 +176,20 @@ def yield_to_others(nice: int) -> None:
         pass
 
 
+def build_layer(spec: dict[str, Any], config: LearningConfig) -> OnlineLayer:
+    """The layer of the specification, with nothing left to load."""
+    heads, base = wire.heads_from_json(spec["heads"]), load_base(spec)
+    warm_kernels(heads, base)
+    if config.tree_cpu_share > 0:
+        new_tree()  # loads River now rather than between two outcomes
+    return OnlineLayer(heads, base, config, base_identity=spec["base_identity"], objective_ns=spec["objective_ns"])
+
+
 def main(argument: str) -> int:
     """Entry of the process. ``argument`` is the JSON specification."""
     spec = json.loads(argument)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the dispatcher's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # of a terminal or a service manager, to all: the dispatcher's
+        signal.signal(number, signal.SIG_IGN)
     yield_to_others(spec["config"]["nice"])
     connection = socket.socket(fileno=spec["socket"])
     ring = OutcomeRing(spec["capacity"], fd=spec["ring"])
@@ -191,22 +201,12 @@ def main(argument: str) -> int:
             pass
 
     config = LearningConfig.model_validate(spec["config"])
-    heads, base = wire.heads_from_json(spec["heads"]), load_base(spec)
-    warm_kernels(heads, base)
-    layer = OnlineLayer(
-        heads,
-        base,
-        config,
-        base_identity=spec["base_identity"],
-        objective_ns=spec["objective_ns"],
-    )
     database = Path(spec["database"]) if spec["database"] else None
     key = Path(spec["key"]) if spec["key"] else None
     keeper = StateKeeper(database, key, spec["state_name"], config.state_interval, tell)
     try:
+        layer = build_layer(spec, config)
         keeper.restore(layer)
-        if config.tree_cpu_share > 0:
-            new_tree()  # loads River now rather than between two outcomes
         loop = LearnerLoop(connection, ring, layer, keeper, spec["version"])
         _end_with_parent(loop)
         gc.collect()
@@ -224,17 +224,15 @@ def main(argument: str) -> int:
 
 
 def _end_with_parent(loop: LearnerLoop) -> None:
-    """Whether the dispatcher closes the socket, dies, or someone asks: store what was learned, then end; at the
-    latest after a few seconds."""
+    """When the dispatcher dies: store what was learned, then end; at the latest after a few seconds. Its end of the
+    socket closes too, whichever is seen first."""
 
     def ask(_number: int, _frame: object) -> None:
         signal.alarm(GRACE_SECONDS)
         loop.end()
 
-    signal.signal(signal.SIGTERM, ask)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:  # it died before we asked to be told
-        loop.end()
+    signal.signal(signal.SIGUSR1, ask)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
 
 
 if __name__ == "__main__":

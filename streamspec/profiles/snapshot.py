@@ -25,6 +25,7 @@ from streamspec.profiles.latency_kernels import (
     LatencyState,
     predict_latencies,
 )
+from streamspec.profiles.online_inputs import GROUPS, INPUTS, WEIGHTS
 from streamspec.profiles.online_kernels import Correction, predict_rows
 from streamspec.profiles.online_state import new_correction, new_heads, new_latency
 from streamspec.profiles.refusals import ContentRefused
@@ -131,13 +132,16 @@ class Snapshot:
             raise ContentRefused("of other heads than the chain has", where="profiles.snapshot", value=given[0])
         try:
             correction = Correction(*(arrays[f"correction.{name}"] for name in _CORRECTION))
+            _check(correction, len(plan))
             residual, miss = (
                 Tracking(*(arrays[f"{kind}.{name}"] for name in _TRACKING)) for kind in ("residual", "miss")
             )
             latency = LatencyState(residual, miss, arrays["latency.bounds"])
+            if _shapes(latency) != _shapes(new_latency(0.0)):
+                raise ValueError("latency models of another shape")
             version, coverage, status = int(facts["version"]), float(facts["coverage"]), facts["status"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ContentRefused(f"without {error}", where="profiles.snapshot") from error
+            raise ContentRefused(f"not a snapshot: {error}", where="profiles.snapshot") from error
         return cls(plan, base, correction, latency, version=version, coverage=coverage, status=status)
 
 
@@ -148,6 +152,27 @@ def first_snapshot(
     columns = plan.columns_of(base)
     correction = new_correction(new_heads(plan, columns, adaptation), has_base=bool((columns >= 0).any()))
     return Snapshot(plan, base, correction, new_latency(adaptation), coverage=coverage)
+
+
+def _check(model: Correction, heads: int) -> None:
+    """Raises ValueError for what a kernel could not follow safely: children must come after their parent."""
+    nodes = len(model.inputs)
+    shapes = (model.weights.shape, model.roots.shape, model.bounds.shape, model.doubt.shape)
+    if shapes != ((heads, WEIGHTS), (heads,), (1 + GROUPS, 3), (1,)):
+        raise ValueError("models of another shape")
+    if not len(model.values) == len(model.left) == len(model.right) == nodes:
+        raise ValueError("trees of another shape")
+    inner = np.flatnonzero(model.inputs >= 0)
+    children = np.concatenate([model.left[inner] - inner, model.right[inner] - inner])
+    furthest = max(model.left[inner].max(initial=0), model.right[inner].max(initial=0), model.roots.max(initial=-1))
+    if (children <= 0).any() or furthest >= max(nodes, 1) or (model.inputs >= INPUTS).any():
+        raise ValueError("trees that lead nowhere")
+    if (model.roots >= nodes).any() or not all(np.isfinite(array).all() for array in model):
+        raise ValueError("numbers that are none")
+
+
+def _shapes(latency: LatencyState) -> list[tuple[int, ...]]:
+    return [array.shape for array in (*latency.residual, *latency.miss, latency.bounds)]
 
 
 def finite_features(features: Features) -> Features:

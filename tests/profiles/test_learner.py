@@ -135,6 +135,7 @@ async def test_a_drift_is_told_at_once() -> None:
 
 async def test_each_outcome_is_learned_or_skipped_for_one_reason() -> None:
     async with learning(LearningConfig(backlog=256, tree_cpu_share=0)) as client:
+        os.kill(client.pid or 0, signal.SIGTERM)  # as a service manager does to all; the dispatcher ends it
         os.kill(client.pid or 0, signal.SIGSTOP)
         rows = make_outcomes(1, 1000)
         rows["ending"][:10], rows["ending"][10:30], rows["profiled"][30:60] = DEAD_LETTERED, SHED, 0
@@ -155,6 +156,7 @@ async def test_each_outcome_is_learned_or_skipped_for_one_reason() -> None:
         "paused": 5,
         "unmeasured": 4,
     }
+    assert client.restarts == 0
     assert client.learned == 252 + 7
     assert client.learned + sum(client.skipped.values()) == client.finished == 1012
 

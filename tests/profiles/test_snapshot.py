@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streamspec.core.features import FEATURE_COUNT, FEATURE_INDEX
 from streamspec.core.prediction import LATENCY, MAX_VARIANTS, PREDICTION, Head, LaneState
+from streamspec.profiles.array_bytes import pack_arrays, unpack_arrays
 from streamspec.profiles.config import LearningConfig
 from streamspec.profiles.head_plan import plan_heads
 from streamspec.profiles.online import OnlineLayer
@@ -147,6 +148,19 @@ def test_cut_bytes_are_refused(share: float) -> None:
     content = LAYER.snapshot(1).to_bytes()
     with pytest.raises(ContentRefused):
         Snapshot.from_bytes(content[: int(share * len(content))], PLAN, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("left", 0), ("right", 10**9), ("inputs", 99), ("values", np.nan), ("weights", np.inf), ("roots", 10**6)],
+)
+def test_arrays_that_a_kernel_could_not_follow_are_refused(name: str, change: float) -> None:
+    facts, arrays = unpack_arrays(TAUGHT.to_bytes())
+    assert len(arrays["correction.inputs"]) > 1
+    broken = arrays[f"correction.{name}"].copy()
+    broken.flat[0] = change
+    with pytest.raises(ContentRefused):
+        Snapshot.from_bytes(pack_arrays(facts, arrays | {f"correction.{name}": broken}), PLAN, None)
 
 
 def test_a_snapshot_of_another_chain_is_refused() -> None:
