@@ -195,7 +195,7 @@ async def test_a_learner_killed_at_any_moment_leaves_exact_counts() -> None:
 
 async def test_at_the_end_what_waits_is_learned_and_kept(tmp_path: Path) -> None:
     place = StatePlace(tmp_path / "profiles.db")
-    async with learning(LearningConfig(state_interval=3600, tree_cpu_share=0.2), state=place) as client:
+    async with learning(LearningConfig(state_interval=3600, tree_cpu_share=0), state=place) as client:
         client.offer(make_outcomes(1, 3000))
     assert client.learned == 3000
     async with learning(state=place) as again:
