@@ -12,10 +12,10 @@ DEMO_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench compose-proof clean
 
 help: ## Show what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create the environment with the pinned dependencies
 
@@ -37,6 +37,9 @@ format: $(STAMP) ## Format the code and apply safe fixes
 
 bench: $(BENCH_STAMP) ## Measure; results as ratios to peers in the same run
 	$(BIN)/python -m benchmarks
+
+compose-proof: ## Prove docker-compose.yml on a real Docker engine (as root: on one of its own)
+	tests/compose/prove.sh
 
 clean: ## Remove the environment and everything that was generated
 	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
