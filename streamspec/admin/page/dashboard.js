@@ -133,7 +133,7 @@ const follow = async () => {
         try {
           points.length = 0;
           await loadHistory();
-          addDecisions(await get("api/v1/decisions?limit=200"));
+          addDecisions(await get(`api/v1/decisions?limit=${KEPT_DECISIONS}`));
         } catch (error) { console.warn(error.message); }
       });
     } catch (error) {
