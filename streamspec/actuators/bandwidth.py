@@ -59,6 +59,10 @@ class Bandwidth:
     # -- Actuator -------------------------------------------------------------------------------
     async def probe(self) -> Readiness:
         """See ``Actuator``."""
+        if self._built:
+            return Readiness(self.name, True, f"HTB on {self.interface}")
+        await self._hang_up()
+        self.pacer = None
         reason, step = await self._obstacle()
         if not reason:
             return Readiness(self.name, True, f"HTB on {self.interface}")
@@ -77,6 +81,9 @@ class Bandwidth:
             self.pacer.set_shares(time.monotonic_ns(), shares)
             return Applied(await self.read_back())
         refused = {}
+        if self._built and not await self._classes():
+            _log.warning("someone removed the egress tree, making it anew", interface=self.interface)
+            self._built, self._minor, self._shares = False, {}, {}
         changed = {lane: share for lane, share in shares.items() if self._shares.get(lane) != share}
         # The smaller first: the guarantees never add up to more than the link, not even for a moment.
         for lane in sorted(changed, key=lambda lane: _growth(self._shares.get(lane), changed[lane])):
@@ -114,9 +121,7 @@ class Bandwidth:
 
     async def statistics(self) -> dict[str, htb.ClassState]:
         """Classes by lane: rates, what was sent and dropped, what waits. Empty without the kernel."""
-        if not self._built:
-            return {}
-        found = await self._call(lambda ipr: htb.classes(ipr, self._index))
+        found = await self._classes() if self._built else {}
         return {lane: found[htb.ROOT | m] for lane, m in self._minor.items() if htb.ROOT | m in found}
 
     async def retain(self, lanes: set[str]) -> None:
@@ -208,17 +213,17 @@ class Bandwidth:
         """Packets that are still queued after the wait."""
         until = time.monotonic() + DRAIN_SECONDS
         while True:
-            try:
-                waiting = sum(state.backlog_packets for state in (await self.statistics_of_all()).values())
-            except Exception:
-                return 0
+            waiting = sum(state.backlog_packets for state in (await self._classes()).values())
             if not waiting or time.monotonic() > until:
                 return waiting
             await asyncio.sleep(0.02)
 
-    async def statistics_of_all(self) -> dict[int, htb.ClassState]:
-        """Every class of the tree, by class id."""
-        return await self._call(lambda ipr: htb.classes(ipr, self._index))
+    async def _classes(self) -> dict[int, htb.ClassState]:
+        """Every class of the tree, by class id; none when the interface or the tree is gone."""
+        try:
+            return await self._call(lambda ipr: htb.classes(ipr, self._index))
+        except Exception:
+            return {}
 
     async def _call(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
         assert self._netlink is not None, "probe first"

@@ -192,3 +192,21 @@ async def test_an_interface_that_does_not_exist_and_a_missing_capability_are_sai
     ready = await Bandwidth("lane0", LINK, Leftovers(tmp_path)).probe()
     assert not ready.active
     assert "CAP_NET_ADMIN" in ready.next_step
+
+
+async def test_a_tree_that_someone_removed_is_made_anew_and_a_lost_interface_is_said(
+    namespace: str, tmp_path: Path
+) -> None:
+    actuator = Bandwidth("lane0", LINK, Leftovers(tmp_path))
+    await actuator.probe()
+    await actuator.apply({"a": EgressShare(1e6), "b": EgressShare(2e6)})
+    assert (await actuator.probe()).active  # asked again while it runs, it keeps what it has
+    _tc(namespace, "qdisc", "del", "dev", "lane0", "root")
+    applied = await actuator.apply({"a": EgressShare(3e6)})
+    assert not applied.refused
+    assert {lane: share.bytes_per_second for lane, share in applied.observed.items()} == {"a": 3e6, "b": 2e6}
+    ip(namespace, "link", "del", "lane0")
+    applied = await actuator.apply({"a": EgressShare(1e6)})
+    assert set(applied.refused) == {"a", "b"}
+    assert "such" in applied.refused["a"]
+    await actuator.restore()
