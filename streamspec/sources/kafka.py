@@ -8,7 +8,7 @@ group changes, what is under way is finished and committed before partitions are
 Counted in the tally: ``unreadable_records`` (larger than a slot, or no packets where packets are expected; they go
 to the dead letter), ``replay_skipped`` (finished before a restart), ``late_completions`` (finished after their
 partition had another owner, who does them again), ``rebalances``, ``commits``, ``commit_failures``,
-``expired_records`` (deleted by the broker before they were read), ``undecodable_metadata``, ``corrupt_batches``,
+``expired_records`` (deleted by the broker before they were read), ``undecodable_metadata``, ``corrupt_records``,
 ``backpressure_pauses``, ``span_pauses``.
 """
 

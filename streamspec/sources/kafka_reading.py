@@ -28,6 +28,9 @@ PATIENCE_SECONDS = 1.0
 """How long there may be no room until all partitions are paused, which keeps us in the group."""
 RETRY_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
+CORRUPT_SECONDS = 0.02
+CORRUPT_WITHIN = 1024
+"""How far from where it failed a batch with a wrong checksum is searched for."""
 CORRUPT_TRIES = 3
 """How often a batch with a wrong checksum is fetched before its record is passed over."""
 
@@ -49,7 +52,7 @@ class KafkaSource:
         self.ended = asyncio.Event()
         self._backlog: deque[tuple[Partition, Sequence[Any]]] = deque()
         self._paused: set[Any] = set()
-        self._corrupt: dict[Any, int] = {}
+        self._corrupt: dict[Any, tuple[int, int, int]] = {}  # offset, tries, read one by one up to
         self._consumer: Any = None
         self._group: Group | None = None
         self._intake: Intake | None = None
@@ -188,7 +191,9 @@ class KafkaSource:
             await self._hand_in()
             return
         self._bound_spans()
-        polled = await consumer.getmany(timeout_ms=round(POLL_SECONDS * 1000), max_records=self._config.poll_records)
+        polled = await consumer.getmany(
+            timeout_ms=round(POLL_SECONDS * 1000), max_records=1 if self._corrupt else self._config.poll_records
+        )
         for tp, records in polled.items():
             partition = group.partitions.get(tp)
             if partition is None or not records:
@@ -196,6 +201,8 @@ class KafkaSource:
             if records[0].offset < partition.offsets.next_offset:
                 partition = self._begin_anew(tp, partition, records[0].offset)
             self._backlog.append((partition, records))
+            if tp in self._corrupt and records[0].offset >= self._corrupt[tp][2]:
+                del self._corrupt[tp]  # sound again
         if self._backlog:
             await self._hand_in()
 
@@ -273,28 +280,34 @@ class KafkaSource:
 
         if isinstance(error, DependencyUnavailable):
             raise error
+        delay = RETRY_SECONDS
         if isinstance(error, errors.CorruptRecordException):
-            self._pass_over_corrupt()
+            delay = CORRUPT_SECONDS
+            self._pass_over_corrupt(str(error))
         elif not isinstance(error, errors.KafkaError) or kafka_errors.is_hopeless(error):
             raise self._translated(error)
         _log.warning("reading failed, trying again", where=self._where, reason=repr(error))
-        await asyncio.sleep(RETRY_SECONDS)
+        await asyncio.sleep(delay)
 
-    def _pass_over_corrupt(self) -> None:
-        """A batch whose checksum is wrong: the error does not tell the partition, its lack of progress does."""
+    def _pass_over_corrupt(self, text: str) -> None:
+        """A batch has a wrong checksum. aiokafka then throws away the sound records before it too, so everything is
+        read one by one until the error comes at the batch itself; after some tries that is passed over, record by
+        record, since only the next sound batch tells where it ends. The partition is named in the text only."""
         assert self._group is not None
         assert self._intake is not None
         for tp, partition in self._group.partitions.items():
-            state = self._consumer._subscription.subscription.assignment.state_value(tp)
-            if state is None or not state.has_valid_position or (state.highwater or 0) <= state.position:
+            if str(tp) not in text:
                 continue
-            key = (tp, state.position)
-            self._corrupt = {k: v for k, v in self._corrupt.items() if k[0] != tp or k == key}
-            self._corrupt[key] = self._corrupt.get(key, 0) + 1
-            if self._corrupt[key] >= CORRUPT_TRIES:
-                self._intake.tally.add("corrupt_batches")
-                partition.offsets.pass_over(state.position + 1)
-                self._consumer.seek(tp, state.position + 1)
+            position = partition.offsets.next_offset
+            before, tries, until = self._corrupt.get(tp, (position, -1, position + CORRUPT_WITHIN))
+            tries = tries + 1 if before == position else 0
+            if tries >= CORRUPT_TRIES:
+                self._intake.tally.add("corrupt_records")
+                position, tries = position + 1, CORRUPT_TRIES - 1  # what follows may be of the same batch
+                partition.offsets.pass_over(position)
+                until = position
+            self._corrupt[tp] = (position, tries, until)
+            self._consumer.seek(tp, position)
 
     def _translated(self, error: Exception) -> Exception:
         from aiokafka import errors

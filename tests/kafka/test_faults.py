@@ -131,6 +131,22 @@ async def test_a_span_is_bounded_and_the_partition_goes_on_when_it_catches_up(ad
             done += len(fresh)
 
 
+async def test_a_batch_that_rotted_on_disk_is_passed_over(broker: kafka.Kafka, topic: MakeTopic) -> None:
+    name = await topic(address=broker.address)
+    for batch in (b"first", b"rotten", b"last"):
+        await produce(broker.address, name, [{"value": batch + b"%d" % i} for i in range(5)])
+    log = broker.nodes[0].folder / "storage" / f"{name}-0" / f"{0:020d}.log"
+    content = bytearray(log.read_bytes())
+    content[content.index(b"rotten2") + 1] ^= 1
+    log.write_bytes(content)
+    async with reading(broker.address, topics=[name], group=name) as (source, intake):
+        found = await intake.wait_for(10, 20.0)
+        assert [bytes(c.payload[:-1]) for c in found] == [b"first"] * 5 + [b"last"] * 5
+        assert intake.tally["corrupt_records"] == 5
+        source.acknowledge(np.array([c.header["token"] for c in found], dtype=np.uint64))
+        assert source.status()["partitions"][f"{name}:0"]["span_records"] == 0
+
+
 async def test_reading_starts_where_it_is_told(address: str, topic: MakeTopic) -> None:
     name = await topic()
     first_ms = 1_700_000_000_000
