@@ -116,16 +116,20 @@ async def pairs(seconds: float, count: int, rate: float) -> dict[str, object]:
     dispatcher.accounts.listeners.append(note)
     intake = dispatcher.add_source("made", _Source())  # type: ignore[arg-type]
     found: dict[str, list[float]] = {"without": [], "with": []}
+    cpu: dict[str, list[float]] = {"without": [], "with": []}
     for index in range(-1, count):
         for kind in ("without", "with") if index % 2 else ("with", "without"):
             asking = await _start_asking(server.url) if kind == "with" else None
             latencies.clear()
+            before = time.thread_time()
             await feed(dispatcher, intake, np.random.default_rng(index + 1), rate, seconds)
+            spent = time.thread_time() - before
             if asking is not None:
                 asking.kill()
                 await asking.wait()
             if index >= 0:  # the first pair warms up
                 found[kind].append(float(np.percentile(np.concatenate(latencies), 99)) / 1e6)
+                cpu[kind].append(1e3 * spent / seconds)
     await server.close()
     reader.close()
     await dispatcher.close()
@@ -134,6 +138,8 @@ async def pairs(seconds: float, count: int, rate: float) -> dict[str, object]:
         "p99_ms_without": statistics.median(found["without"]),
         "p99_ms_with": statistics.median(found["with"]),
         "ratio_of_p99": statistics.median(ratios),
+        "loop_cpu_ms_per_second_without": statistics.median(cpu["without"]),
+        "loop_cpu_ms_per_second_with": statistics.median(cpu["with"]),
         "ratios": sorted(round(ratio, 4) for ratio in ratios),
     }
 
@@ -207,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part, numbers in result.items():
         print(part)
         for name, value in numbers.items():  # type: ignore[attr-defined]
-            print(f"  {name:22} {value if isinstance(value, list) else f'{value:.4g}'}")
+            print(f"  {name:32} {value if isinstance(value, list) else f'{value:.4g}'}")
 
 
 if __name__ == "__main__":
