@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -87,7 +86,7 @@ class BaseModel:
     def predict_log_plainly(self, features: Features) -> Floats:
         """As :meth:`predict_log`, in NumPy."""
         rows = finite_rows(features)
-        size = np.log(rows[:, _LENGTH].astype(np.float64) + SIZE_SCALE_BYTES)
+        size = np.log(_lengths(rows) + SIZE_SCALE_BYTES)
         logs: Floats = self.bias + self.slope * size[:, np.newaxis] + self.forest.sums(rows)
         return logs
 
@@ -156,7 +155,9 @@ def load(content: bytes) -> BaseModel:
             training_set=dict(facts["training_set"]),
             metrics=dict(facts["metrics"]),
         )
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except ContentRefused:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds for bytes that are not theirs
         raise ContentRefused(
             f"not a base model: {error}", where=where, next_step="train one: streamspec train"
         ) from error
@@ -209,7 +210,7 @@ class BasePredictor:
         if self._model is not None and seen.all():
             logs = self._model.predict_log(rows)
             return logs if len(logs.T) == len(seen) else logs[:, self._columns]
-        size = np.log(BLIND_NS_PER_BYTE * (rows[:, _LENGTH].astype(np.float64) + SIZE_SCALE_BYTES))
+        size = np.log(BLIND_NS_PER_BYTE * (_lengths(rows) + SIZE_SCALE_BYTES))
         blind = np.where(self._is_time, size[:, np.newaxis], 0.0)
         if self._model is not None and seen.any():
             blind[:, seen] = self._model.predict_log(rows)[:, self._columns[seen]]
@@ -231,3 +232,7 @@ class BasePredictor:
         )
         if target is not out:
             out[:] = target
+
+
+def _lengths(features: Features) -> Floats:
+    return np.maximum(features[:, _LENGTH].astype(np.float64), 0.0)

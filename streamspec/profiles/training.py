@@ -34,6 +34,11 @@ _COLUMNS: dict[FeatureSet, tuple[str, ...] | None] = {
 }
 """Features of each set; None is all."""
 
+BINS = 128
+"""Most bins of a feature, at its quantiles."""
+SLOPES = {"useful_time": 1.0, "output_ratio": 0.0}
+"""Power of the length that a head is measured against: the trees predict what deviates from it."""
+
 Progress = Callable[[str], None]
 
 
@@ -108,39 +113,81 @@ def require_scikit_learn() -> None:
 
 
 # -- one head ---------------------------------------------------------------------------------
-def fit_head(
-    features: Features, values: Floats, target: str, *, use: FeatureSet = "content", parameters: TreeParameters
-) -> tuple[Forest, float, float]:
-    """Fit one head; returns its trees, bias and slope.
+@dataclass(frozen=True)
+class CodedFeatures:
+    """Features as numbers of their bins: scikit-learn takes whole seconds to find bins for weighted samples.
+
+    Attributes:
+        lengths: of the segments, bytes.
+        codes: shape ``(n, columns)``: how many edges of the column lie below the value.
+        columns: the features that may be used.
+        edges: of each column, ascending, so that ``value <= edges[k]`` exactly where ``code <= k``.
+    """
+
+    lengths: Floats
+    codes: Features
+    columns: Indices
+    edges: tuple[Features, ...]
+
+    def of(self, rows: Any) -> CodedFeatures:
+        """Some of the rows."""
+        return replace(self, lengths=self.lengths[rows], codes=self.codes[rows])
+
+
+def code_features(features: Features, use: FeatureSet = "content") -> CodedFeatures:
+    """Cut each column at its quantiles into at most ``BINS`` bins."""
+    named = _COLUMNS[use]
+    columns = np.arange(features.shape[1]) if named is None else np.array([FEATURE_INDEX[name] for name in named])
+    shares = np.linspace(0, 1, BINS + 1)[1:-1]
+    edges, codes = [], []
+    for column in columns:
+        values = features[:, column]
+        distinct = np.unique(values)
+        chosen = distinct if len(distinct) <= BINS else np.unique(np.quantile(values, shares, method="lower"))
+        edges.append(_middles(chosen, distinct))
+        codes.append(np.searchsorted(edges[-1], values, side="left").astype(np.float32))
+    lengths = features[:, 0].astype(np.float64)
+    return CodedFeatures(lengths, np.column_stack(codes), columns, tuple(edges))
+
+
+def _middles(chosen: Features, distinct: Features) -> Features:
+    """From each chosen value halfway to the next that occurs, rounded to no more than the half."""
+    above = np.searchsorted(distinct, chosen, side="right")
+    lower = chosen[above < len(distinct)].astype(np.float64)
+    upper = distinct[above[above < len(distinct)]].astype(np.float64)
+    middle = ((lower + upper) / 2).astype(np.float32)
+    edges: Features = np.where(middle < upper, middle, lower.astype(np.float32))
+    return edges
+
+
+def fit_head(coded: CodedFeatures, values: Floats, target: str, parameters: TreeParameters) -> tuple[Forest, float]:
+    """Fit one head; returns its trees and bias.
 
     Args:
-        features: ``float32``, shape ``(n, FEATURE_COUNT)``.
+        coded: of the segments.
         values: positive, shape ``(n,)``.
         target: ``useful_time`` or ``output_ratio``.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    named = _COLUMNS[use]
-    columns = np.arange(features.shape[1]) if named is None else np.array([FEATURE_INDEX[name] for name in named])
-    slope = 1.0 if target == "useful_time" else 0.0
-    logs = np.log(np.maximum(values, 1e-9)) - slope * np.log(features[:, 0].astype(np.float64) + SIZE_SCALE_BYTES)
+    logs = np.log(np.maximum(values, 1e-9)) - SLOPES[target] * np.log(coded.lengths + SIZE_SCALE_BYTES)
     model = HistGradientBoostingRegressor(
         max_iter=parameters.trees,
         max_depth=parameters.depth,
         max_leaf_nodes=parameters.leaves,
         learning_rate=parameters.learning_rate,
         min_samples_leaf=min(parameters.smallest_leaf, max(len(values) // 4, 1)),
-        max_features=parameters.features_share if named is None else 1.0,
+        max_features=parameters.features_share if len(coded.columns) > 2 else 1.0,
         early_stopping=False,
         random_state=parameters.seed,
     )
     weights = np.sqrt(values / values.mean()) if target == "useful_time" else None
     with _one_thread():
-        model.fit(features[:, columns], logs, sample_weight=weights)
-    trees = [_export(stage[0].nodes, columns, parameters.depth) for stage in model._predictors]
+        model.fit(coded.codes, logs, sample_weight=weights)
+    trees = [_export(stage[0].nodes, coded, parameters.depth) for stage in model._predictors]
     feature, threshold, leaf = (np.stack(part) for part in zip(*trees, strict=True))
-    first = np.array([0, len(trees)], dtype=np.int64)
-    return Forest(feature, threshold, leaf, first), float(np.ravel(model._baseline_prediction)[0]), slope
+    forest = Forest(feature, threshold, leaf, np.array([0, len(trees)], dtype=np.int64))
+    return forest, float(np.ravel(model._baseline_prediction)[0])
 
 
 @contextmanager
@@ -152,8 +199,8 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-def _export(nodes: Any, columns: Indices, depth: int) -> tuple[Any, Any, Any]:
-    """One tree of scikit-learn, filled up to ``depth``."""
+def _export(nodes: Any, coded: CodedFeatures, depth: int) -> tuple[Any, Any, Any]:
+    """One tree of scikit-learn, filled up to ``depth``, on the features themselves."""
     feature = np.zeros((1 << depth) - 1, dtype=np.uint8)
     threshold = np.full((1 << depth) - 1, np.inf, dtype=np.float32)
     leaf = np.zeros(1 << depth, dtype=np.float32)
@@ -166,16 +213,11 @@ def _export(nodes: Any, columns: Indices, depth: int) -> tuple[Any, Any, Any]:
         elif node["is_leaf"]:
             to_do += [(number, 2 * place + 1, level + 1), (number, 2 * place + 2, level + 1)]
         else:
-            feature[place] = columns[node["feature_idx"]]
-            threshold[place] = _rounded_down(float(node["num_threshold"]))
+            column = int(node["feature_idx"])
+            feature[place] = coded.columns[column]
+            threshold[place] = coded.edges[column][int(node["num_threshold"])]  # a code and a half
             to_do += [(int(node["left"]), 2 * place + 1, level + 1), (int(node["right"]), 2 * place + 2, level + 1)]
     return feature, threshold, leaf
-
-
-def _rounded_down(threshold: float) -> np.float32:
-    """The largest ``float32`` that is not greater: what was at most the threshold is so still."""
-    near = np.float32(threshold)
-    return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
 
 
 # -- all heads --------------------------------------------------------------------------------
@@ -193,21 +235,16 @@ def fit(
         margins: of each head, from :func:`margins_of`; zero when not given.
         progress: called with the name of each head that is done.
     """
+    coded = code_features(samples.features, use)
     forests, biases, slopes = [], [], []
     for column, name in enumerate(samples.heads):
         target = name.partition(":")[0]
         values = samples.values[:, column]
         measured = np.isfinite(values)
-        forest, bias, slope = fit_head(
-            samples.features[measured],
-            values[measured],
-            target,
-            use=use,
-            parameters=(parameters or PARAMETERS)[target],
-        )
+        forest, bias = fit_head(coded.of(measured), values[measured], target, (parameters or PARAMETERS)[target])
         forests.append(forest)
         biases.append(bias)
-        slopes.append(slope)
+        slopes.append(SLOPES[target])
         if progress is not None:
             progress(name)
     if margins is None:

@@ -39,7 +39,7 @@ def predict_forest(
     while (1 << depth) < leaf.shape[1]:
         depth += 1
     for row in range(rows):
-        size = math.log(features[row, 0] + SIZE_SCALE_BYTES)
+        size = math.log(max(features[row, 0], 0.0) + SIZE_SCALE_BYTES)
         for head in range(heads):
             out[row, head] = bias[head] + slope[head] * size
     eights = rows - rows % 8
