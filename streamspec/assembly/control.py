@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from streamspec.engine.dispatcher import Dispatcher
     from streamspec.engine.router import LaneRule
 
-WORKERS_PER_CORE = 2
-"""Ceiling unless the guard's bounds say otherwise: a light lane takes the core from a heavy one's worker."""
-
 
 def traffic_classes(config: ServiceConfig) -> list[Traffic]:
     """The lanes that are written by hand, or the one class ``default``; in order of matching."""
@@ -58,12 +55,6 @@ def build_observer(config: ServiceConfig) -> Observer:
         variant_stage=stage,
         default_variant=config.stages[stage].default_variant if stage >= 0 else 0,
     )
-
-
-def workers_ceiling(config: ServiceConfig, usable_cores: int) -> int:
-    """Most workers of all lanes together."""
-    bound = config.control.guard.bounds.workers
-    return bound if bound is not None else max(WORKERS_PER_CORE * usable_cores, config.fleet_workers)
 
 
 @dataclass
@@ -133,7 +124,7 @@ def build_control(
         rules,
         _objective(config.objective),
         usable_cores=usable_cores,
-        workers_ceiling=workers_ceiling(config, usable_cores),
+        workers_ceiling=config.workers_ceiling,
         surroundings=surroundings,
         ledger=ledger,
     )

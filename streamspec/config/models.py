@@ -64,8 +64,8 @@ class EngineConfig(ComponentConfig):
         default_factory=usable_cores,
         ge=1,
         le=256,
-        description="Worker processes (1 to 256; default: usable cores). With `lanes`, the ceiling of what they "
-        "ask for together; what is left over stands by. More workers give more throughput up to the number of cores.",
+        description="Worker processes (1 to 256; default: usable cores, and up to twice as many where the service "
+        "controls itself). Where it is written, control stays below it; with `lanes`, what they leave over stands by.",
     )
     spare: int = Field(
         default=0,
@@ -305,8 +305,26 @@ class ServiceConfig(ComponentConfig):
         return "off" if self.lanes or not self.stages or not self.profiler.enabled else "auto"
 
     @property
-    def fleet_workers(self) -> int:
-        """Worker processes to start: those of the lanes, those left over, and the spare ones."""
+    def workers_ceiling(self) -> int:
+        """Most workers of all lanes together: as the guard's bounds say, else `engine.workers` where it is written,
+        else two per usable core, so that a light lane can take the core from a heavy one's worker."""
+        bound = self.control.guard.bounds.workers
+        if bound is not None:
+            return bound
         asked = sum(lane.workers for lane in self.effective_lanes)
-        explicit = self.engine.workers if "workers" in self.engine.model_fields_set else 0
-        return max(asked, explicit) + self.engine.spare
+        return max(asked, self.engine.workers if self._workers_are_written else 2 * usable_cores())
+
+    @property
+    def fleet_workers(self) -> int:
+        """Worker processes to start: those of the lanes, those left over, and the spare ones. With control, enough
+        that lanes can grow at once."""
+        asked = sum(lane.workers for lane in self.effective_lanes)
+        explicit = self.engine.workers if self._workers_are_written else 0
+        ready = 0
+        if self.control_mode == "auto" and not explicit:
+            ready = min(self.workers_ceiling, usable_cores() + max(2, usable_cores() // 4))
+        return max(asked, explicit, ready) + self.engine.spare
+
+    @property
+    def _workers_are_written(self) -> bool:
+        return "workers" in self.engine.model_fields_set
