@@ -39,7 +39,7 @@ def _exactly_once(sinks: Any) -> Iterator[Finding]:
         return
     for name, sink in sinks.items():
         if isinstance(sink, dict) and sink.get("delivery") == "exactly_once":
-            yield ("sinks", name, "delivery"), "exactly_once wants to be the only sink (a dead_letter may be beside)", []
+            yield ("sinks", name, "delivery"), "exactly_once wants to be the only sink beside a dead_letter", []
 
 
 def _stage_order(stages: list[dict[str, Any]]) -> Iterator[Finding]:
