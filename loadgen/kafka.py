@@ -74,7 +74,12 @@ class KafkaSender:
         self._keys = [b"key-%d" % key for key in range(keys)]
         self._acknowledged = [partial(self._note, key) for key in range(keys)]
         self._grouping = Grouping(keys, BATCH_MESSAGES)
-        settings: dict[str, Any] = {"enable.idempotence": True, "message.timeout.ms": 0, "linger.ms": 5, "batch.size": 1 << 19}
+        settings: dict[str, Any] = {
+            "enable.idempotence": True,
+            "message.timeout.ms": 0,
+            "linger.ms": 5,
+            "batch.size": 1 << 19,
+        }
         settings |= {"queue.buffering.max.messages": 2 * QUEUE_MESSAGES, "queue.buffering.max.kbytes": 1 << 20}
         settings |= {"message.max.bytes": 1 << 24, "compression.type": target.compression}
         self._producer = _client().Producer(_settings(target) | settings)

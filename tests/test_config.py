@@ -401,3 +401,16 @@ def test_a_stage_that_needs_another_before_it_says_so() -> None:
     with pytest.raises(ConfigurationRefused, match=r"x.yaml:2:\d+: stages.0: .*needs a stage 'decode' before it"):
         parse_config(text, origin="x.yaml")
     assert parse_config(text.replace("[{", "[{type: decode}, {"), origin="x.yaml").stages
+
+
+def test_exactly_once_wants_to_be_the_only_sink() -> None:
+    text = """
+sources: {in: {type: kafka, brokers: "a:1", topics: t, group: g}}
+sinks:
+  out: {type: kafka, brokers: "a:1", topic: o, delivery: exactly_once}
+  copy: {type: "null"}
+dead_letter: {type: kafka, brokers: "a:1", topic: d}
+"""
+    with pytest.raises(ConfigurationRefused, match="exactly_once wants to be the only sink"):
+        parse_config(text, origin="config.yaml")
+    parse_config(text.replace('  copy: {type: "null"}\n', ""), origin="config.yaml")
