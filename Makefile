@@ -12,7 +12,7 @@ DEMO_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format bench compose-proof clean
+.PHONY: help install demo test check format bench compose-proof base-model clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ bench: $(BENCH_STAMP) ## Measure; results as ratios to peers in the same run
 
 compose-proof: ## Prove docker-compose.yml on a real Docker engine (as root: on one of its own)
 	tests/compose/prove.sh
+
+base-model: $(STAMP) ## Train the base model that the package carries, on generated traffic
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,train]'
+	$(BIN)/python -m benchmarks._base_model_training
 
 clean: ## Remove the environment and everything that was generated
 	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

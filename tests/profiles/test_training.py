@@ -72,15 +72,12 @@ def test_exported_trees_equal_those_of_scikit_learn(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_head_is_fitted_to_the_segments_that_measured_it() -> None:
-    samples = make_samples(300)
+    samples = make_samples()
     values = samples.values.copy()
-    values[:150, 1] = np.nan
-    halved = Samples(samples.features, samples.heads, values, samples.group, samples.counts)
-    model = fit(halved, parameters=QUICK)
-    alone = fit(samples.of(slice(150, None)), parameters=QUICK)
-    np.testing.assert_allclose(
-        model.predict_log(samples.features)[:, 1], alone.predict_log(samples.features)[:, 1], rtol=1e-6
-    )
+    values[:300, 1] = np.nan
+    model = fit(Samples(samples.features, samples.heads, values, samples.group, samples.counts), parameters=QUICK)
+    guesses = np.exp(model.predict_log(samples.features[:300]))
+    assert errors(samples.values[:300, 1], guesses[:, 1])["work_error"] < 0.2
 
 
 def test_no_file_is_on_both_sides_of_a_split() -> None:
