@@ -50,3 +50,15 @@ async def test_what_finished_is_not_read_again_and_what_did_not_is(address: str,
         assert intake.tally["replay_skipped"] == 44
         source.acknowledge(np.array([c.header["token"] for c in again], dtype=np.uint64))
         assert source.status()["partitions"][f"{name}:0"]["span_records"] == 0
+
+
+async def test_a_named_instance_comes_back_at_once(address: str, topic: MakeTopic) -> None:
+    name = await topic()
+    await produce(address, name, [{"value": b"%d" % i} for i in range(3)])
+    fields = {"topics": [name], "group": name, "instance": "one", "session_timeout": 30}
+    for start in range(3):
+        async with reading(address, **fields) as (source, intake):
+            first, *_ = await intake.wait_for(3 - start, 15.0)
+            assert first.payload == b"%d" % start
+            source.acknowledge(np.array([first.header["token"]], dtype=np.uint64))
+            fields["drain_timeout"] = 0
