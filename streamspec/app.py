@@ -437,6 +437,7 @@ class Service:
                 )
                 for name, running in self.sources.items()
             ],
+            lane_objectives_seconds=self.steering.lane_objectives_seconds() if self.steering else {},
             sink_types={name: sink.model_dump(include={"type"})["type"] for name, sink in config.sinks.items()},
             learning=self.steering.learning if self.steering else None,
             control=self.steering.control if self.steering else None,

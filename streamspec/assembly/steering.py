@@ -86,6 +86,11 @@ class Steering:
         if self.learning is not None:
             await self.learning.close()
 
+    def lane_objectives_seconds(self) -> dict[str, float]:
+        """Latency objective of each lane: that of its traffic class."""
+        by_class = {traffic.name: traffic.objective.latency_seconds for traffic in self.observer.traffic}
+        return {lane.name: by_class[lane.traffic] for lane in self.control.controller.cycle.plan.lanes}
+
     def summary(self) -> dict[str, Any]:
         """What was learned and decided."""
         controller, learning = self.control.controller, self.learning

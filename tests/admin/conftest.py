@@ -17,10 +17,6 @@ from streamspec.testing.status import ManualReader
 TOKEN = "a-token-of-enough-length"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "browser: needs Chromium")
-
-
 @dataclass
 class Served:
     """A running server and a client."""
