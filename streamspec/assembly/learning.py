@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from streamspec.core.prediction import Head, chain_heads
-from streamspec.profiles.head_plan import BasePredictor
-from streamspec.profiles.learner import BaseSource, LearnerClient, StatePlace
+from streamspec.profiles.learner import BaseSource, LearnerClient, StatePlace, base_source
 from streamspec.profiles.refusals import ContentRefused, DatabaseUnusable
 from streamspec.profiles.set_aside import open_or_set_aside
 from streamspec.telemetry.state import ComponentHealth, LearningStatus
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("streamspec.learning")
 
-BASE_LOADER = "streamspec.profiles.base_model:load"
 DRIFT_SECONDS = 5.0
 """How long a noticed change counts as drift."""
 
@@ -44,7 +42,7 @@ class Learning:
         self._clock = dispatcher.clock
         self.heads: tuple[Head, ...] = chain_heads(config.stages)
         self.database, self.database_problem = _open_database(config)
-        self.base_problem = ""
+        self.base_name = self.base_problem = ""
         profiles = config.profiles
         place = None
         if self.database is not None and profiles.database is not None:
@@ -87,22 +85,23 @@ class Learning:
             self._drift_ns = self._published_ns
 
     def _base(self, name: str) -> BaseSource | None:
-        """The champion of the database, or the packaged model; None is size alone."""
-        try:
-            from streamspec.profiles import base_model
-        except ImportError:
-            return None
+        """What this chain needs of the database's champion, or of the packaged model; None is size alone."""
+        from streamspec.profiles import base_model
 
         if self.database is not None:
             try:
                 stored = self.database.champion(name)
                 if stored is not None:
-                    return _source(base_model.load(stored.content), stored.content, stored.identity)
+                    self.base_name = stored.identity
+                    return base_source(base_model.load(stored.content), self.heads)
             except (ContentRefused, DatabaseUnusable) as error:
                 self.base_problem = str(error)
                 _log.warning("stored base model not used, the packaged one is", reason=str(error))
         content = base_model.packaged()
-        return None if content is None else _source(base_model.load(content), content, "packaged")
+        if content is None:
+            return None
+        self.base_name = "packaged"
+        return base_source(base_model.load(content), self.heads)
 
     # -- reading ------------------------------------------------------------------------------
     @property
@@ -154,10 +153,6 @@ class Learning:
         elif self.base_problem:
             found.append(ComponentHealth("base model", "degraded", self.base_problem))
         return found
-
-
-def _source(model: BasePredictor, content: bytes, identity: str) -> BaseSource:
-    return BaseSource(model, content, BASE_LOADER, identity)
 
 
 def _open_database(config: ServiceConfig) -> tuple[ProfileDatabase | None, str]:

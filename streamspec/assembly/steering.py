@@ -108,7 +108,7 @@ class Steering:
                 "learned": learning.client.learned,
                 "skipped": dict(learning.client.skipped),
                 "model_version": learning.client.snapshot.version,
-                "base_model": learning.base.identity if learning.base else None,
+                "base_model": learning.base_name or None,
             },
         }
 
