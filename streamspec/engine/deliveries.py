@@ -27,7 +27,6 @@ class SlotDelivery:
     """Implements ``Delivery`` on a slot; valid while the slot is held."""
 
     __slots__ = (
-        "_output",
         "_records_at",
         "_records_bytes",
         "_slot",
@@ -73,15 +72,16 @@ class SlotDelivery:
         key_at = start + layout.meta_offset
         self.key = bytes(memory[key_at : key_at + key_bytes])
         self.meta = bytes(memory[key_at + key_bytes : key_at + key_bytes + meta_bytes])
-        self._output = view.output_of(slot)
         self._records_at = payload_bytes if in_output else 0
         self._records_bytes = records_bytes
         if in_output:
-            self.payload: memoryview = self._output[offset : offset + payload_bytes]
+            self.payload: memoryview = view.output_of(slot)[offset : offset + payload_bytes]
         else:
             self.payload = memory[start + offset : start + offset + payload_bytes]
-        error_at = self._records_at + records_bytes + delta_bytes
-        self.error = bytes(self._output[error_at : error_at + error_bytes]).decode(errors="replace")
+        self.error = ""
+        if error_bytes:
+            error_at = self._records_at + records_bytes + delta_bytes
+            self.error = bytes(view.output_of(slot)[error_at : error_at + error_bytes]).decode(errors="replace")
 
     @property
     def packets(self) -> Rows:
@@ -91,7 +91,8 @@ class SlotDelivery:
     def records(self) -> Sequence[tuple[str, memoryview]]:
         if not self._records_bytes:
             return ()
-        return wire.decode_records(self._output[self._records_at : self._records_at + self._records_bytes])
+        output = self._view.output_of(self._slot)
+        return wire.decode_records(output[self._records_at : self._records_at + self._records_bytes])
 
     def deltas(self) -> list[tuple[int, memoryview]]:
         """What its stages left for their reducers."""
@@ -99,7 +100,7 @@ class SlotDelivery:
             self._view.memory, self._slot * HEADER.itemsize + _RESULT_AT
         )
         start = self._records_at + records_bytes
-        return wire.decode_deltas(self._output[start : start + delta_bytes])
+        return wire.decode_deltas(self._view.output_of(self._slot)[start : start + delta_bytes])
 
 
 @dataclass(frozen=True, slots=True)

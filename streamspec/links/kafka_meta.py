@@ -16,6 +16,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 _VERSION = 1
 _NO_KEY, _NO_VALUE, _GATHERED = 1, 2, 4
+_PLAIN = bytes((_VERSION, 0))
 _HEAD = struct.Struct("<BBiqQB")
 _NAME = struct.Struct("<H")
 _VALUE = struct.Struct("<i")
@@ -48,6 +49,11 @@ def pack(topic: bytes, partition: int, token: int, record: Any, *, lone: bool = 
     flags |= _NO_VALUE if record.value is None else 0
     head = _HEAD.pack(_VERSION, flags, partition, record.offset, token, len(topic)) + topic
     return head + pack_headers(record.headers) if record.headers else head
+
+
+def is_plain(meta: bytes) -> bool:
+    """Whether it is a lone record with key and value and without headers, which most are."""
+    return meta[:2] == _PLAIN and len(meta) == _HEAD.size + meta[_HEAD.size - 1]
 
 
 def without_headers(meta: bytes) -> bytes:

@@ -29,7 +29,7 @@ class DatagramList:
 
     def __init__(self, capacity: int, largest_bytes: int, most_bytes: int) -> None:
         self._largest_bytes = largest_bytes
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._vectors = np.zeros((capacity, 2), dtype=np.uint64)
         self._messages = np.zeros((capacity, MESSAGE_WORDS), dtype=np.uint64)
         start = address_of(self._vectors)
@@ -58,7 +58,7 @@ class DatagramList:
             pieces.sizes,
             first,
             self._largest_bytes,
-            self._most_bytes,
+            self.most_bytes,
             self._vectors,
             self._counts,
         )

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from streamspec.core.component import SinkConfigBase
 from streamspec.core.errors import DependencyUnavailable
 from streamspec.core.interfaces import Clock
-from streamspec.core.pacer import TokenBucket
+from streamspec.core.pacer import Pace, TokenBucket
 from streamspec.core.units import BytesPerSecond
 
 Content = Literal["payload", "records"]
@@ -78,6 +78,7 @@ class Pacer:
     def __init__(self, config: EgressConfig, clock: Clock, sleep: Sleep) -> None:
         self._configured = config.bytes_per_second
         self._bucket: TokenBucket | None = None
+        self._pace: Pace | None = None
         self._clock = clock
         self._sleep = sleep
         self.set_rate(None)
@@ -93,12 +94,24 @@ class Pacer:
             self._bucket.set_rate(self._clock.monotonic_ns(), rate)
             self._bucket.burst_bytes = burst_bytes(rate)
 
+    def follow(self, pace: Pace | None) -> None:
+        """Wait also as ``pace`` says, from now on."""
+        self._pace = pace
+
+    @property
+    def burst_bytes(self) -> int | None:
+        """What is written at once; ``None``: any amount."""
+        rates = [limit.bytes_per_second for limit in (self._bucket, self._pace) if limit is not None]
+        return burst_bytes(min(rates)) if rates else None
+
     async def pass_on(self, size_bytes: int) -> None:
         """Return when these bytes may be written."""
-        if self._bucket is not None:
-            delay_ns = self._bucket.delay_ns(self._clock.monotonic_ns(), size_bytes)
-            if delay_ns:
-                await self._sleep(delay_ns * 1e-9)
+        now_ns = self._clock.monotonic_ns()
+        delay_ns = max(
+            (limit.delay_ns(now_ns, size_bytes) for limit in (self._bucket, self._pace) if limit is not None), default=0
+        )
+        if delay_ns:
+            await self._sleep(delay_ns * 1e-9)
 
 
 def set_priority(target: socket.socket, priority_class: str | None, where: str) -> None:

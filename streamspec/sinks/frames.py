@@ -124,7 +124,7 @@ class FrameBuilder:
         self._prefix = framing == "length"
         self._newline = framing == "newline"
         self._overhead = OVERHEAD_BYTES[framing]
-        self._chunk_bytes = chunk_bytes
+        self.chunk_bytes = chunk_bytes
 
     def chunks(self, batch: DeliveryBatch) -> Iterator[Chunk]:
         """The batch, cut between deliveries; deliveries without content are left out."""
@@ -136,7 +136,7 @@ class FrameBuilder:
                 gathered.append(pieces)
                 size += int(pieces.sizes.sum(dtype=np.int64)) + len(pieces.sizes) * self._overhead
             segments += size > before
-            if size >= self._chunk_bytes:
+            if size >= self.chunk_bytes:
                 yield self._build(gathered, size, segments)
                 gathered, size, segments = [], 0, 0
         if size:

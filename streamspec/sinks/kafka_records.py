@@ -23,6 +23,8 @@ MILLISECOND_NS = 1_000_000
 LARGEST_CACHE = 1 << 16
 RECORD_OVERHEAD_BYTES = 96
 """At most, beside key, value and headers: lengths, deltas and the batch's own header."""
+ROOM_BYTES = 65_536 + RECORD_OVERHEAD_BYTES
+"""More than key and overhead of a record without headers can take: slots keep keys of up to 64 KiB."""
 _NONE: Headers = []
 
 
@@ -91,8 +93,15 @@ class RecordBuilder:
 
     def records(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[str, Record]]:
         """Topic and record of everything that the deliveries say, in order."""
+        fixed = self._fixed if self._payload else None
+        largest = self._limit - ROOM_BYTES
         for delivery in deliveries:
             meta = delivery.meta
+            if fixed is not None and meta and kafka_meta.is_plain(meta) and not delivery.error:
+                payload = delivery.payload
+                if len(payload) <= largest:
+                    yield fixed, (delivery.key, payload, delivery.timestamp_ns // MILLISECOND_NS, _NONE)
+                    continue
             origin = kafka_meta.unpack(meta) if meta else None
             if delivery.error:
                 made = self._letters(delivery, origin)

@@ -29,6 +29,7 @@ from streamspec.core.address import Address, split_address
 from streamspec.core.clock import SystemClock
 from streamspec.core.errors import DependencyUnavailable
 from streamspec.core.interfaces import Clock, DeliveryBatch
+from streamspec.core.pacer import Pace
 from streamspec.core.tally import Tally
 from streamspec.core.units import Bytes, Seconds
 from streamspec.links.tls import ClientTls
@@ -130,6 +131,7 @@ class TcpSink:
         self._uniform = uniform
         self._sleep = sleep
         self._pacer = Pacer(config, self._clock, sleep)
+        self._priority_class = config.priority_class
         self._tally = Tally()
         self._destination: Destination | None = None
         self._builder: FrameBuilder | None = None
@@ -158,13 +160,13 @@ class TcpSink:
         host, port = split_address(config.address)
         tls = config.tls
         with socket.socket() as trial:  # asked once, so that it is not found out at a reconnect
-            set_priority(trial, config.priority_class, self._where)
+            set_priority(trial, self._priority_class, self._where)
         self._destination = Destination(
             host=host,
             port=port,
             tls=tls.context(f"{self._where}.tls") if tls is not None else None,
             server_name=(tls.server_name if tls is not None else None) or host,
-            priority_class=config.priority_class,
+            priority_class=self._priority_class,
             peer_timeout_seconds=config.peer_timeout,
             where=self._where,
         )
@@ -189,14 +191,20 @@ class TcpSink:
             await asyncio.sleep(0)
         await self._confirm()
 
-    def shape(self, priority_class: str | None = None, bytes_per_second: float | None = None) -> None:
+    def shape(
+        self, priority_class: str | None = None, bytes_per_second: float | None = None, pace: Pace | None = None
+    ) -> None:
         """See ``ShapedSink``: the present connection at once, and each that follows."""
         tag = priority_class or self._config.priority_class
         if self._connection is not None:
             self._connection.tag(tag, self._where)
         if self._destination is not None:
             self._destination = replace(self._destination, priority_class=tag)
+        self._priority_class = tag
         self._pacer.set_rate(bytes_per_second)
+        self._pacer.follow(pace)
+        if self._builder is not None:
+            self._builder.chunk_bytes = self._chunk_bytes
 
     async def close(self) -> None:
         """Bring what is left to the peer, as far as ``close_timeout`` allows, and disconnect."""
@@ -310,9 +318,7 @@ class TcpSink:
 
     @property
     def _chunk_bytes(self) -> int:
-        if self._config.bytes_per_second is None:
-            return CHUNK_BYTES
-        return min(CHUNK_BYTES, self._config.burst_bytes)
+        return min(CHUNK_BYTES, self._pacer.burst_bytes or CHUNK_BYTES)
 
     def _unreachable(self, error: OSError) -> DependencyUnavailable:
         if isinstance(error, socket.gaierror):

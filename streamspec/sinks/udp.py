@@ -23,6 +23,7 @@ from streamspec.core.address import Address, split_address
 from streamspec.core.clock import SystemClock
 from streamspec.core.errors import DependencyUnavailable
 from streamspec.core.interfaces import Clock, Delivery, DeliveryBatch
+from streamspec.core.pacer import Pace
 from streamspec.core.tally import Tally
 from streamspec.core.units import Bytes
 from streamspec.sinks.egress import Content, EgressConfig, Pacer, Sleep, retag, set_priority, writable
@@ -83,6 +84,7 @@ class UdpSink:
         self._where = f"sinks.{name}"
         self._config = config
         self._pacer = Pacer(config, clock or SystemClock(), sleep)
+        self._priority_class = config.priority_class
         self._sleep = sleep
         self._tally = Tally()
         self._socket: socket.socket | None = None
@@ -108,7 +110,7 @@ class UdpSink:
             made = socket.socket(family, kind, protocol)
             made.setblocking(False)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            set_priority(made, config.priority_class, self._where)
+            set_priority(made, self._priority_class, self._where)
             made.connect(address)
         except (OSError, DependencyUnavailable) as error:
             if made is not None:
@@ -123,8 +125,7 @@ class UdpSink:
             ) from error
         self._socket = made
         self._cut = pieces_of
-        most_bytes = BATCH_BYTES if config.bytes_per_second is None else min(BATCH_BYTES, config.burst_bytes)
-        self._datagrams = DatagramList(BATCH_DATAGRAMS, config.max_datagram_bytes, most_bytes)
+        self._datagrams = DatagramList(BATCH_DATAGRAMS, config.max_datagram_bytes, self._most_bytes())
 
     async def write(self, batch: DeliveryBatch) -> None:
         """Return when all datagrams are in the kernel's hands."""
@@ -142,17 +143,27 @@ class UdpSink:
         await self._flush(datagrams)
         self._tally.add("datagram_too_large", datagrams.take_too_large())
 
-    def shape(self, priority_class: str | None = None, bytes_per_second: float | None = None) -> None:
+    def shape(
+        self, priority_class: str | None = None, bytes_per_second: float | None = None, pace: Pace | None = None
+    ) -> None:
         """See ``ShapedSink``: datagrams that are queued in the kernel keep the class that they were sent with."""
+        tag = priority_class or self._config.priority_class
         if self._socket is not None:
-            retag(self._socket, priority_class or self._config.priority_class, self._where)
+            retag(self._socket, tag, self._where)
+        self._priority_class = tag
         self._pacer.set_rate(bytes_per_second)
+        self._pacer.follow(pace)
+        if self._datagrams is not None:
+            self._datagrams.most_bytes = self._most_bytes()
 
     async def close(self) -> None:
         """Close the socket; what it was given is on its way."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _most_bytes(self) -> int:
+        return min(BATCH_BYTES, self._pacer.burst_bytes or BATCH_BYTES)
 
     async def _flush(self, datagrams: DatagramList) -> None:
         """Send what is listed."""

@@ -156,7 +156,8 @@ class MessageIntake:
         for slot, group in zip(slots.tolist(), groups, strict=True):
             record = group[0]
             produced_ns = record.timestamp * MILLISECOND_NS
-            under_way[token] = Unit(partition, [r.offset for r in group], produced_ns)
+            offsets = (record.offset,) if len(group) == 1 else [r.offset for r in group]
+            under_way[token] = Unit(partition, offsets, produced_ns)
             key = partition.key_if_none if record.key is None else record.key
             meta = kafka_meta.pack(partition.topic_bytes, partition.number, token, record, lone=len(group) == 1)
             if len(key) + len(meta) > meta_room:
