@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from streamspec.core.pacer import Pace
 from streamspec.core.resources import Allocation, Grant, Refusal, ResourceRequest
 from streamspec.core.segment import SlotLayout
 from streamspec.core.tally import Tally
@@ -345,8 +346,11 @@ class Sink(Protocol):
 class ShapedSink(Protocol):
     """A sink over a network whose share of the way out can change while it runs."""
 
-    def shape(self, priority_class: str | None = None, bytes_per_second: float | None = None) -> None:
+    def shape(
+        self, priority_class: str | None = None, bytes_per_second: float | None = None, pace: Pace | None = None
+    ) -> None:
         """Class of traffic control (``5350:10``) and limit from now on; ``None``: what the configuration says.
+        ``pace``: a limit shared with other sinks, to be kept beside the own one.
         Raises DependencyUnavailable when the process may not set SO_PRIORITY; then nothing has changed."""
 
 

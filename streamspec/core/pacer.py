@@ -8,6 +8,22 @@ and a request larger than the burst is delayed, never refused.
 
 from __future__ import annotations
 
+from typing import Protocol
+
+
+class Pace(Protocol):
+    """Says how long to wait, as several senders share it.
+
+    Attributes:
+        bytes_per_second: what this sender is sure of.
+    """
+
+    @property
+    def bytes_per_second(self) -> float: ...
+
+    def delay_ns(self, now_ns: int, size_bytes: int) -> int:
+        """Take ``size_bytes`` and return how long to wait before they are sent, in nanoseconds."""
+
 
 class TokenBucket:
     """See the module. Starts full.

@@ -61,9 +61,9 @@ class SinkRunner:
         await self._sink.open(self.tally)
         self._task = asyncio.create_task(self._run(), name=f"sink {self.name}")
 
-    def exchange(self, sink: Sink) -> None:
+    def exchange(self, *sinks: Sink) -> None:
         """Use another sink in place of one that could not be opened."""
-        self._sink = sink
+        (self._sink,) = sinks
 
     def put(self, item: Slots | RecordDelivery) -> None:
         """Append; the slots are held until written."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from streamspec.core.errors import StreamspecError
 from streamspec.core.interfaces import ShapedSink, Sink, Slots
+from streamspec.core.pacer import Pace
 from streamspec.engine.deliveries import DeliveryView, RecordDelivery
 from streamspec.engine.delivery import SinkRunner
 
@@ -71,13 +72,25 @@ class TrafficSinkRunner(SinkRunner):
             else:
                 self._others[index - 1].put(part)
 
-    def shape(self, traffic: int, priority_class: str | None = None, bytes_per_second: float | None = None) -> bool:
-        """Class and limit of one copy from now on; False when the sink has no such thing. See ``ShapedSink``."""
+    @property
+    def copies(self) -> int:
+        """Number of traffic classes that have a copy of their own."""
+        return len(self._sinks)
+
+    def shape(self, traffic: int, priority_class: str | None = None, pace: Pace | None = None) -> bool:
+        """Class and pace of one copy from now on; False when the sink has no such thing. See ``ShapedSink``."""
         sink = self._sinks[traffic]
         if not isinstance(sink, ShapedSink):
             return False
-        sink.shape(priority_class, bytes_per_second)
+        sink.shape(priority_class, pace=pace)
         return True
+
+    def exchange(self, *sinks: Sink) -> None:
+        """Use other copies in place of those that could not be opened."""
+        super().exchange(sinks[0])
+        for other, sink in zip(self._others, sinks[1:], strict=True):
+            other.exchange(sink)
+        self._sinks = list(sinks)
 
     async def idle(self) -> None:
         """Return when all copies have written what they were given."""
