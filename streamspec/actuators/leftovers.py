@@ -49,7 +49,10 @@ class Owner:
 
 
 def runtime_folder() -> Path:
-    """``/run/streamspec`` for root, else ``$XDG_RUNTIME_DIR/streamspec``, else one in the temporary folder."""
+    """``$RUNTIME_DIRECTORY`` (systemd's ``RuntimeDirectory=``), else ``/run/streamspec`` for root, else
+    ``$XDG_RUNTIME_DIR/streamspec``, else one in the temporary folder."""
+    if given := os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        return Path(given)
     if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return Path("/run/streamspec")
     own = os.environ.get("XDG_RUNTIME_DIR")

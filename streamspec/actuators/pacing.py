@@ -7,8 +7,9 @@ ceiling. It shapes only what passes through it: other traffic of the host is not
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from streamspec.actuators.shares import EgressShare, burst_bytes
+from streamspec.actuators.shares import LEAST_RATE, EgressShare, burst_bytes
 from streamspec.core.pacer import TokenBucket
 
 
@@ -18,6 +19,24 @@ class _LaneBuckets:
         self.own = TokenBucket(share.bytes_per_second, burst_bytes(share.bytes_per_second))
         ceiling = share.ceiling_bytes_per_second
         self.ceiling = TokenBucket(ceiling, burst_bytes(ceiling))
+
+
+@dataclass(frozen=True)
+class LanePace:
+    """Implements ``Pace`` for one lane of a pacer; all sinks of the lane share it."""
+
+    pacer: LanePacer
+    lane: str
+
+    @property
+    def bytes_per_second(self) -> float:
+        """See ``Pace``."""
+        share = self.pacer.shares.get(self.lane)
+        return LEAST_RATE if share is None else share.bytes_per_second
+
+    def delay_ns(self, now_ns: int, size_bytes: int) -> int:
+        """See ``Pace``."""
+        return self.pacer.delay_ns(self.lane, now_ns, size_bytes)
 
 
 class LanePacer:
@@ -46,6 +65,10 @@ class LanePacer:
             buckets.share = share
             buckets.own.set_rate(now_ns, share.bytes_per_second)
             buckets.ceiling.set_rate(now_ns, share.ceiling_bytes_per_second)
+
+    def pace_of(self, lane: str) -> LanePace:
+        """What a sender of this lane's results keeps to; valid as long as this pacer."""
+        return LanePace(self, lane)
 
     def forget(self, lane: str) -> None:
         """The lane is gone."""

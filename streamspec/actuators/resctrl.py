@@ -66,6 +66,11 @@ class Resctrl:
         limits = self._limits
         return Readiness(self.name, True, f"{limits.ways} ways, {limits.groups} groups")
 
+    @property
+    def ways(self) -> int:
+        """Ways that can be given out; 0 before a :meth:`probe` that found it active."""
+        return 0 if self._limits is None else self._limits.ways
+
     async def apply(self, desired: Mapping[str, CacheWays]) -> Applied[str, CacheWays]:
         """See ``Actuator``. Lanes get ways from the top of the mask downwards, in the order given."""
         limits, refused = self._limits, {}

@@ -263,13 +263,15 @@ class SinkState:
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """A lane's or service-wide cache: its own signal is the hit rate, never latency."""
+    """The caches of a lane's workers together, by the lane's name: their own signal is the hit rate, never latency.
+    ``used_bytes`` 0: not known; evictions: entries that were forgotten for want of room."""
 
     name: str
     granted_bytes: int = 0
     used_bytes: int = 0
     hits_per_second: float = 0.0
     misses_per_second: float = 0.0
+    evictions_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

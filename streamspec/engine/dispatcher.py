@@ -38,6 +38,7 @@ from streamspec.engine.lane import Lane
 from streamspec.engine.observer import Observer
 from streamspec.engine.order import OrderLines
 from streamspec.engine.router import LaneRule, RuleRouter
+from streamspec.engine.staffing import PlainStaffing, Staffing
 from streamspec.engine.warm import warm_kernels
 
 _log = structlog.get_logger("streamspec.dispatcher")
@@ -120,6 +121,7 @@ class Dispatcher:
             DeliveryView(arena, self.source_names, self._spilled_output), reducers or {}, self._finished, self.clock
         )
         self.observer: Observer | None = None
+        self.staffing: Staffing = PlainStaffing()
         self._specs: Sequence[LaneSpec] = lanes
         self.lanes: list[Lane] = []
         self.set_lanes(lanes)
@@ -286,6 +288,10 @@ class Dispatcher:
                 lane.push(waiting)
             self._staff()
 
+    def traffic_of_lanes(self) -> list[int]:
+        """Index of the traffic class by index of the lane."""
+        return [spec.traffic for spec in self._specs]
+
     def apply(self, name: str, allocation: Allocation) -> None:
         """Give a lane another allocation while it runs. Raises KeyError for an unknown lane."""
         self.apply_all({name: allocation})
@@ -323,7 +329,10 @@ class Dispatcher:
         spare = [w for w in ready if w.index not in placed]
         for lane in sorted(self.lanes, key=lambda lane: lane.urgency):
             while spare and len(lane.workers) < lane.allocation.workers:
-                worker = min(spare, key=lambda w: (w.granted_nice != lane.allocation.nice, w.index))
+                nice = lane.allocation.nice
+                worker = min(
+                    spare, key=lambda w: (not self.staffing.can_become(w, nice), w.granted_nice != nice, w.index)
+                )
                 spare.remove(worker)
                 lane.workers.append(worker)
         for worker in spare:
@@ -331,10 +340,9 @@ class Dispatcher:
         for lane in self.lanes:
             for worker in lane.workers:
                 worker.lane = lane.index
-                worker.set_nice(lane.allocation.nice)
-                worker.set_cores(lane.allocation.cores)
             allocation = lane.allocation
             self.accounts.allocations[lane.index] = (len(lane.workers), allocation.nice, allocation.batch)
+        self.staffing.staffed(self.lanes)
         self._pump_all()
 
     def pause(self) -> None:
@@ -438,10 +446,11 @@ class Dispatcher:
         mapping = self._spilled.get(slot) if self._spilled else None
         return None if mapping is None else memoryview(mapping)
 
-    def worker_counts(self, counts: dict[str, dict[str, int]]) -> None:
+    def worker_counts(self, worker: Worker, counts: dict[str, dict[str, int]]) -> None:
         """See ``FleetEvents``."""
         for stage, reasons in counts.items():
             self.stage_counts.setdefault(stage, Tally()).merge(reasons)
+            worker.stage_counts.setdefault(stage, Tally()).merge(reasons)
 
     def worker_resources(self, worker: Worker, content: dict[str, Any]) -> None:
         """See ``FleetEvents``."""

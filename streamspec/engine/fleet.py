@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import structlog
 
 from streamspec.core.errors import ConfigError, DependencyUnavailable, InternalError, StreamspecError
+from streamspec.core.tally import Tally
 from streamspec.engine import wire
 from streamspec.engine.arena import Arena
 
@@ -49,6 +50,7 @@ class Worker:
         in_flight: slots sent and not reported.
         generation: of the chain that it built; see ``Fleet.renew``.
         granted_nice, granted_cores: what the kernel accepted.
+        stage_counts: events counted by its stages so far.
     """
 
     index: int
@@ -63,6 +65,7 @@ class Worker:
     killed_for: str = ""
     granted_nice: int = 0
     granted_cores: frozenset[int] = field(default_factory=frozenset)
+    stage_counts: dict[str, Tally] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
@@ -120,7 +123,7 @@ class FleetEvents(Protocol):
     def worker_spill(self, slot: int, fd: int, size_bytes: int) -> None:
         """The output of a slot, in a file that the receiver closes."""
 
-    def worker_counts(self, counts: dict[str, dict[str, int]]) -> None:
+    def worker_counts(self, worker: Worker, counts: dict[str, dict[str, int]]) -> None:
         """Events counted by its stages."""
 
     def worker_resources(self, worker: Worker, content: dict[str, Any]) -> None:
@@ -300,7 +303,7 @@ class Fleet:
             self._check_candidate()
             self._changed.set()
         elif "counts" in content:
-            self._events.worker_counts(content["counts"])
+            self._events.worker_counts(worker, content["counts"])
         elif "resources" in content:
             self._events.worker_resources(worker, content["resources"])
         elif "failed" in content:

@@ -209,6 +209,18 @@ class Grants:
         found = [h for h in self.held.values() if name in h.taken and h.taken[name].place == place]
         return sorted(found, key=lambda held: -held.taken[name].amount)
 
+    def promised(self, stage: str, name: str) -> dict[int, float]:
+        """What workers were told last that they may use, by worker; some may not have acted on it yet."""
+        return {
+            h.holder.index: h.promised.amounts(zeros=True)[name]
+            for h in self.held.values()
+            if h.stage == stage and name in h.taken
+        }
+
+    def stages_with(self, name: str) -> list[str]:
+        """Stages of which some worker holds some of this resource."""
+        return sorted({held.stage for held in self.held.values() if name in held.taken})
+
     def granted(self, stage: str, name: str) -> dict[int, float]:
         """What workers have said that they use (or were granted), by worker."""
         return {

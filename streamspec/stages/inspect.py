@@ -7,7 +7,8 @@ from the start of what was searched, and the number of places where a match ends
 Content that was searched before is not searched again while it is in the verdict cache
 (:mod:`streamspec.stages.verdict_cache`), which is as large as the service grants.
 
-Counts ``alerts``, ``alerts_suppressed`` (beyond ``max_alerts_per_segment``), ``cache_hits``, ``cache_misses``.
+Counts ``alerts``, ``alerts_suppressed`` (beyond ``max_alerts_per_segment``), ``cache_hits``, ``cache_misses``,
+``cache_evictions``.
 """
 
 from __future__ import annotations
@@ -106,12 +107,15 @@ class Inspect:
     def process(self, segment: Segment, context: StageContext) -> None:
         """Emit the alerts of one segment."""
         spans = self._spans(segment)
-        hits, misses = self._cache.hits, self._cache.misses
-        found = self._cache.verdict(spans.memory, spans.starts, spans.ends, self._search.search)
-        if self._cache.hits > hits:
+        cache = self._cache
+        hits, misses, evictions = cache.hits, cache.misses, cache.evictions
+        found = cache.verdict(spans.memory, spans.starts, spans.ends, self._search.search)
+        if cache.hits > hits:
             context.count("cache_hits")
-        elif self._cache.misses > misses:
+        elif cache.misses > misses:
             context.count("cache_misses")
+            if cache.evictions > evictions:
+                context.count("cache_evictions", cache.evictions - evictions)
         if not found:
             return
         limit = self._config.max_alerts_per_segment

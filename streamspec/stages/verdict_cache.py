@@ -61,6 +61,7 @@ class VerdictCache:
         self.used_bytes = 0
         self.hits = 0
         self.misses = 0
+        self.evictions = 0
         self.asleep_segments = 0
         self._sleep = ASLEEP
         self._clock_ns = clock_ns
@@ -147,6 +148,7 @@ class VerdictCache:
     def _evict(self) -> None:
         while self.used_bytes > self.limit_bytes:
             _, found = self._entries.popitem(last=False)
+            self.evictions += 1
             self.used_bytes -= ENTRY_BYTES + MATCH_BYTES * len(found)
 
 
