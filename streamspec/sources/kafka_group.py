@@ -54,14 +54,17 @@ class Group:
         self._between = False
         self._kept: dict[Any, Partition] = {}
         self._kept_generation = -1
+        self._generation, self._member = -1, ""
         self._finished = asyncio.Event()
 
     # -- callbacks of aiokafka ----------------------------------------------------------------
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
         """Finish and commit; aiokafka joins the group again when this returns."""
         try:
+            here = self._consumer._coordinator.generation == self._generation
             if self.partitions:
                 self._tally.add("rebalances")
+            if self.partitions and here:  # who was put out of the group cannot commit any more
                 await self.drain(self._config.drain_timeout)
                 await self.commit()
             self._kept, self.partitions = self.partitions, {}
@@ -85,6 +88,7 @@ class Group:
                 partition.lost = False
                 self._consumer.seek(tp, partition.offsets.next_offset)
             self.partitions = kept | fresh
+            self._generation, self._member = generation, self._consumer._coordinator.member_id
             _log.info(
                 "partitions assigned",
                 where=self._where,
@@ -213,11 +217,11 @@ class Group:
                 finished.setdefault(id(unit.partition), (unit.partition, []))[1].extend(unit.offsets)
         if not finished:
             return None
-        coordinator = self._consumer._coordinator
+        # Of the assignment, not of now: who was put out of the group has none, and the broker would check nothing
         return OffsetCommit(
             self._config.group,
-            coordinator.generation,
-            coordinator.member_id,
+            self._generation,
+            self._member,
             self._config.instance,
             {(p.topic, p.number): p.offsets.commit_with(offsets) for p, offsets in finished.values()},
         )

@@ -62,3 +62,28 @@ async def test_a_named_instance_comes_back_at_once(address: str, topic: MakeTopi
             assert first.payload == b"%d" % start
             source.acknowledge(np.array([first.header["token"]], dtype=np.uint64))
             fields["drain_timeout"] = 0
+
+
+async def test_a_member_that_was_put_out_cannot_commit_in_a_transaction(address: str, topic: MakeTopic) -> None:
+    from aiokafka import AIOKafkaProducer
+
+    from streamspec.links.kafka_requests import PartitionLost, send_offsets
+
+    name = await topic()
+    await produce(address, name, [{"value": b"%d" % i} for i in range(3)])
+    async with reading(address, topics=[name], group=name, drain_timeout=0) as (source, intake):
+        found = await intake.wait_for(3, 15.0)
+        tokens = [int(c.header["token"]) for c in found]
+        coordinator = source._consumer._coordinator
+        await coordinator._maybe_leave_group()  # as after a pause longer than session_timeout
+        commit = source.commit_for(tokens)
+        assert commit is not None
+        assert commit.generation > 0
+        producer = AIOKafkaProducer(bootstrap_servers=address, transactional_id=name)
+        await producer.start()
+        await producer.begin_transaction()
+        with pytest.raises(PartitionLost):
+            await send_offsets(producer, commit)
+        producer._txn_manager._transaction_waiter.exception()
+        await producer.abort_transaction()
+        await producer.stop()
