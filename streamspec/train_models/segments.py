@@ -17,7 +17,7 @@ from streamspec.profiler.profiler import Content
 from streamspec.profiler.report import cut_file
 
 SMALLEST_CUT_BYTES = 4096
-FURTHER_CUTS = (1, 4, 16)
+FURTHER_CUTS = (1, 2, 4, 16)
 """Training sees segments of the configured size and of fractions of it: those that linger closes are shorter."""
 MOST_SEGMENTS_PER_CUT = 8000
 """Of the shorter ones a random part is enough."""
