@@ -45,6 +45,7 @@ def test_no_object_is_ever_unpickled() -> None:
         load(file.getvalue())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(cut=st.integers(0, 4000), flip=st.integers(0, 4000), value=st.integers(1, 255))
 def test_damaged_bytes_are_refused_or_harmless(cut: int, flip: int, value: int) -> None:

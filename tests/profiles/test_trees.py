@@ -45,6 +45,7 @@ def make_features(seed: int, rows: int) -> Any:
     return features
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**20),
@@ -57,6 +58,7 @@ def test_the_kernel_equals_the_plain_form(seed: int, rows: int, depth: int, tree
     np.testing.assert_allclose(model.predict_log(features), model.predict_log_plainly(features), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(
     features=hnp.arrays(np.float32, (9, FEATURE_COUNT), elements=st.floats(width=32, allow_nan=True, min_value=None)),
