@@ -176,6 +176,11 @@ def test_billions_of_aliases_are_refused() -> None:
         ("[{name: a, cores: [4096]}]", "cores [4096] are not usable here"),
         ("[{name: a, nice: 20}]", "lanes.0.nice: must be less than or equal to 19"),
         ("[{name: a, workers: 3}]\nengine: {workers: 2}", "engine.workers: the lanes ask for 3 workers together"),
+        ("[{name: a, bytes_per_second: 1 MB/s}]", "lanes.0.bytes_per_second: a lane's share of the way out needs"),
+        (
+            "[{name: a, bytes_per_second: 2 MB/s}]\ncontrol: {egress: {interface: lo, bytes_per_second: 8 Mbit/s}}",
+            "control.egress.bytes_per_second: the lanes are promised 2e+06 bytes/s together and the link carries 1e+06",
+        ),
     ],
 )  # fmt: skip
 def test_lanes_are_checked_against_each_other(lanes: str, fault: str) -> None:

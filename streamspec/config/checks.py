@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from streamspec.config.problems import Path
+from streamspec.core.units import parse_bytes_per_second
 from streamspec.stages.registry import StageConfig
 
 Finding = tuple[Path, str, list[str]]
@@ -29,6 +30,7 @@ def cross_findings(tree: Any) -> Iterator[Finding]:
     yield from _lane_sources(lanes, list(sources) if isinstance(sources, dict) else [])
     yield from _lane_coverage(lanes)
     yield from _lane_workers(lanes, tree.get("engine"))
+    yield from _lane_egress(lanes, tree.get("control"))
     yield from _exactly_once(tree.get("sinks"))
     yield from _stage_order([stage if isinstance(stage, dict) else {} for stage in _list(tree.get("stages"))])
 
@@ -87,6 +89,27 @@ def _lane_workers(lanes: list[dict[str, Any]], engine: Any) -> Iterator[Finding]
     asked = [lane.get("workers", 1) for lane in lanes]
     if lanes and isinstance(ceiling, int) and all(isinstance(count, int) for count in asked) and sum(asked) > ceiling:
         yield ("engine", "workers"), f"the lanes ask for {sum(asked)} workers together and there are {ceiling}", []
+
+
+def _lane_egress(lanes: list[dict[str, Any]], control: Any) -> Iterator[Finding]:
+    """What lanes are sure of fits the link that is shared out."""
+    rates = {index: _rate(lane.get("bytes_per_second")) for index, lane in enumerate(lanes)}
+    asked = {index: rate for index, rate in rates.items() if rate}
+    egress = control.get("egress") if isinstance(control, dict) else None
+    if asked and not egress:
+        what = "a lane's share of the way out needs the link: set control.egress with interface and bytes_per_second"
+        yield ("lanes", next(iter(asked)), "bytes_per_second"), what, []
+    link = _rate(egress.get("bytes_per_second")) if isinstance(egress, dict) else 0.0
+    if link and sum(asked.values()) > link:
+        what = f"the lanes are promised {sum(asked.values()):g} bytes/s together and the link carries {link:g}"
+        yield ("control", "egress", "bytes_per_second"), what, []
+
+
+def _rate(value: Any) -> float:
+    try:
+        return 0.0 if value is None else parse_bytes_per_second(value)
+    except ValueError:
+        return 0.0
 
 
 def _takes_everything(lane: dict[str, Any]) -> bool:

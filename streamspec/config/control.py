@@ -12,6 +12,7 @@ from streamspec.core.units import BytesPerSecond, Seconds
 from streamspec.engine.cycle import Cycle
 from streamspec.engine.guard import Guard
 from streamspec.engine.guard_config import GuardConfig
+from streamspec.policies.cache import CachePolicyConfig
 from streamspec.policies.planner import PlannerPolicyConfig
 from streamspec.policies.reflex import ReflexConfig
 from streamspec.policies.registry import PolicyConfig
@@ -58,9 +59,17 @@ class ControlConfig(ComponentConfig):
     reflex: ReflexConfig = Field(default=ReflexConfig(), description="What happens at once, with nothing learned.")
     variants: VariantsConfig = Field(default=VariantsConfig(), description="Variants of stages by price.")
     tuner: TunerConfig = Field(default=TunerConfig(), description="Targets found by trying.")
+    cache: CachePolicyConfig = Field(default=CachePolicyConfig(), description="Sizes of caches by their hit rate.")
     guard: GuardConfig = Field(default=GuardConfig(), description="What every step must pass.")
     egress: EgressConfig | None = Field(
-        default=None, description="Interface whose bandwidth is shared out among lanes; unset: it is not shared out."
+        default=None,
+        description="Interface whose bandwidth is shared out among `lanes`, for sinks of type `udp` and `tcp` without "
+        "a limit of their own; unset: it is not shared out.",
+    )
+    cache_ways: bool = Field(
+        default=False,
+        description="Give lanes parts of the last-level cache of their own, in proportion to their workers, so that "
+        "heavy ones do not push out what light ones need. Needs resctrl.",
     )
 
     def policies(self) -> tuple[Policy, ...]:
@@ -68,7 +77,7 @@ class ControlConfig(ComponentConfig):
         main = self.policy.build()
         if isinstance(self.policy, StaticPolicyConfig):
             return (main,)
-        return (main, self.variants.build(), self.tuner.build())
+        return (main, self.variants.build(), self.tuner.build(), self.cache.build())
 
     def build(self, plan: Plan, mode: Mode) -> Cycle:
         """The control cycle of a service that starts with ``plan``, the setting that its configuration amounts to;

@@ -19,7 +19,7 @@ from streamspec.config.problems import format_path
 from streamspec.core.component import ComponentConfig
 from streamspec.core.features import TYPE_NAMES
 from streamspec.core.segment import MAX_STAGES, SlotLayout
-from streamspec.core.units import Bytes, Seconds
+from streamspec.core.units import Bytes, BytesPerSecond, Seconds
 from streamspec.engine.arena import Arena
 from streamspec.profiler.config import ProfilerConfig
 from streamspec.profiles.config import LearningConfig, ProfilesConfig
@@ -211,13 +211,23 @@ class LaneConfig(ComponentConfig):
         description="Nice level of its workers (-20 urgent to 19). Below 0 needs CAP_SYS_NICE. A lane of short "
         "segments two or more levels below the others takes the core from them at once.",
     )
-    cores: tuple[int, ...] = Field(default=(), description="CPU numbers its workers may use; empty means any.")
+    cores: tuple[int, ...] = Field(
+        default=(),
+        description="CPU numbers its workers may use; empty means any; with `control.mode: auto` those that fit "
+        "the topology of the host, while there are more cores than workers.",
+    )
     batch: int = Field(
         default=16,
         ge=1,
         le=256,
         description="Most segments handed to a worker in one message (1 to 256). Larger batches cost less per "
         "segment and make short segments wait for each other.",
+    )
+    bytes_per_second: BytesPerSecond | None = Field(
+        default=None,
+        gt=0,
+        description="Egress that this lane is sure of, or text such as `20 Mbit/s` (above 0; unset: an equal part of "
+        "what the others leave). Needs `control.egress`; what one lane does not use, others may.",
     )
     objective: ObjectiveConfig | None = Field(
         default=None, description="What segments of this lane are held to; unset: the service's objective."
@@ -282,11 +292,12 @@ class ServiceConfig(ComponentConfig):
     @model_validator(mode="after")
     def _sections_agree(self) -> ServiceConfig:
         tree = {
-            "lanes": [lane.model_dump(include={"name", "match", "workers"}) for lane in self.lanes],
+            "lanes": [lane.model_dump(include={"name", "match", "workers", "bytes_per_second"}) for lane in self.lanes],
             "sources": self.sources,
             "sinks": {name: sink.model_dump(include={"delivery"}) for name, sink in self.sinks.items()},
             "engine": self.engine.model_dump(include={"workers"}, exclude_unset=True),
             "stages": [stage.model_dump(include={"type"}) for stage in self.stages],
+            "control": self.control.model_dump(include={"egress"}),
         }
         for path, what, _ in cross_findings(tree):
             raise PydanticCustomError("cross_check", "{path}: {what}", {"path": format_path(path), "what": what})
