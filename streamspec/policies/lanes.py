@@ -53,21 +53,29 @@ def split_of(lanes: Sequence[LanePlan]) -> Split:
 def lanes_of(
     split: Split, traffic: str, urgency: int, demand: Demand, limit_seconds: float, present: Sequence[LanePlan]
 ) -> tuple[LanePlan, ...]:
-    """Lanes for a split. What a lane of the same name has beside workers, nice level and batch stays with it."""
+    """Lanes for a split. What a lane of the same name has beside workers, nice level and batch stays with it; the
+    bandwidth of the class stays with the class."""
     known = {lane.name: lane for lane in present}
     count = len(split.workers)
+    names = [name if traffic == DEFAULT_TRAFFIC else f"{traffic}-{name}" for name in NAMES[count]]
+    bandwidth = sum(lane.allocation.bytes_per_second for lane in present) / count if set(known) != set(names) else 0.0
     lanes: list[LanePlan] = []
     low = 0
     for place, (workers, cut) in enumerate(zip(split.workers, split.cuts, strict=True)):
-        name = NAMES[count][place] if traffic == DEFAULT_TRAFFIC else f"{traffic}-{NAMES[count][place]}"
-        old = known.get(name)
+        old = known.get(names[place])
         was = old.allocation if old is not None else Allocation(batch=0)
         batch = _batch(demand.cost, demand.rate, low, cut, limit_seconds, was.batch)
         allocation = Allocation(
-            workers, NICE[place], was.cores, batch, was.bytes_per_second, was.cache_bytes, was.gpu_memory_bytes
+            workers,
+            NICE[place],
+            was.cores,
+            batch,
+            bandwidth or was.bytes_per_second,
+            was.cache_bytes,
+            was.gpu_memory_bytes,
         )
         up_to = EVERYTHING if place == count - 1 else COST_BIN_EDGES_NS[cut]
-        lanes.append(LanePlan(name, allocation, traffic, up_to, urgency * 10 + place))
+        lanes.append(LanePlan(names[place], allocation, traffic, up_to, urgency * 10 + place))
         low = cut
     return tuple(lanes)
 
