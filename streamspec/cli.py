@@ -50,17 +50,27 @@ def options(
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="How long traffic is generated.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=86_400, help="How long traffic is generated, in each run.")
+    ] = 10.0,
     as_json: AsJson = False,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Configuration instead of the built-in one.", show_default=False)
     ] = None,
     overrides: Overrides = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Run the same load again with control off (default: with the built-in configuration).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the service on generated traffic on this machine and say what became of it."""
     from streamspec.demo import run_demo
 
-    _finish(run_demo(seconds, as_json, config, tuple(overrides or ())))
+    _finish(run_demo(seconds, as_json, config, tuple(overrides or ()), compare))
 
 
 @app.command()

@@ -8,14 +8,19 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streamspec.config import ServiceConfig, load_config, parse_config
 from streamspec.core.errors import ConfigError
+from streamspec.core.outcome import DELIVERED, OUTCOME, SHED
 from streamspec.demo import EMBEDDED, target_source
+from streamspec.demo.measured import Measured, costs_of, halves
+from streamspec.demo.starting import StartWatch
 
 pytestmark = pytest.mark.timeout(180)
 """Whole services are started here, and where no kernel is in the cache yet they compile them first."""
@@ -60,19 +65,99 @@ def test_the_first_source_that_can_be_sent_to_is_the_target() -> None:
         target_source(config_of(f"{capture}, {chunks}"))
 
 
-@pytest.mark.slow
-def test_for_machines_there_is_one_json_object() -> None:
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """What a short demo says to machines."""
     done = demo("--seconds", "1", "--json")
     assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    assert set(summary) >= REQUIRED
-    assert summary["segments_received"] > 0
-    assert summary["segments_lost"] == 0
-    ended = summary["segments_delivered"] + summary["segments_shed"] + summary["segments_dead_lettered"]
-    assert summary["segments_received"] == ended
-    drops = summary["sources"]["packets"].get("socket_drops", 0)
-    assert summary["packets_received"] + drops == summary["generator"]["messages"]
-    assert 0 < summary["latency_seconds"]["p50"] <= summary["latency_seconds"]["p99"]
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+@pytest.mark.slow
+def test_for_machines_there_is_one_json_object(told: dict[str, Any]) -> None:
+    for summary in (told, told["off"]):
+        assert set(summary) >= REQUIRED
+        assert summary["segments_received"] > 0
+        assert summary["segments_lost"] == 0
+        ended = summary["segments_delivered"] + summary["segments_shed"] + summary["segments_dead_lettered"]
+        assert summary["segments_received"] == ended
+        drops = summary["sources"]["packets"].get("socket_drops", 0)
+        assert summary["packets_received"] + drops == summary["generator"]["messages"]
+        assert summary["packets_dropped"] == drops
+        assert 0 < summary["latency_seconds"]["p50"] <= summary["latency_seconds"]["p99"]
+
+
+@pytest.mark.slow
+def test_both_runs_get_the_same_load_and_are_set_side_by_side(told: dict[str, Any]) -> None:
+    off, comparison = told["off"], told["comparison"]
+    assert told["control"]["mode"] == "auto"
+    assert off["control"]["mode"] == "off"
+    assert list(off["lanes"]) == ["default"]
+    assert told["generator"]["kinds"] == off["generator"]["kinds"]
+    assert comparison["missed_ratio"]["off"] == off["misses"]["ratio"]
+    assert comparison["light_half_seconds"]["controlled"] == told["halves"]["light"]
+    for name in ("latency_seconds", "worker_seconds", "payload_bytes_out", "packets_dropped"):
+        assert comparison[name] == {"controlled": told[name], "off": off[name]}
+    for summary in (told, off):
+        assert summary["worker_seconds"] > summary["useful_seconds"] > 0
+        assert 0 < summary["payload_bytes_out"] < summary["bytes_received"]
+        assert 0 <= summary["misses"]["ratio"] <= 1
+
+
+def outcomes_of(lengths: list[int], latencies_ms: list[float], ending: int = DELIVERED) -> Any:
+    rows = np.zeros(len(lengths), dtype=OUTCOME)
+    rows["ending"], rows["length"] = ending, lengths
+    rows["latency_ns"] = [round(latency * 1e6) for latency in latencies_ms]
+    rows["payload_bytes_out"] = 10
+    return rows
+
+
+def test_what_is_late_shed_or_dead_lettered_has_missed_the_objective() -> None:
+    measured = Measured(objective_seconds=0.05)
+    measured.take(outcomes_of([1, 2, 3], [50, 50.1, 1]))
+    measured.take(outcomes_of([1], [1], SHED))
+    assert measured.told()["misses"] == {"segments": 2, "ratio": 0.5}
+    assert measured.bytes_out == 30
+
+
+def test_a_long_demo_keeps_an_even_part_of_its_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamspec.demo.measured.KEPT_SEGMENTS", 1000)
+    measured = Measured(objective_seconds=0.05)
+    for begin in range(0, 10_000, 50):
+        measured.take(outcomes_of(list(range(begin, begin + 50)), [1.0] * 50))
+    kept = measured.kept["length"]
+    assert 500 <= len(kept) <= 1050
+    assert kept.mean() == pytest.approx(5000, rel=0.1)
+    assert measured.segments == 10_000
+
+
+def test_without_a_model_the_heavy_half_are_the_large_ones() -> None:
+    measured = Measured(objective_seconds=0.05)
+    measured.take(outcomes_of([1, 2, 300, 400], [1, 1, 9, 9]))
+    costs = costs_of(measured.kept, None)
+    found = halves(measured.kept, costs, float(np.median(costs)))
+    assert found == {"light": {"p50": 0.001, "p99": 0.001}, "heavy": {"p50": 0.009, "p99": 0.009}}
+
+
+def test_a_start_says_how_many_kernels_it_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    (tmp_path / "before.nbc").touch()
+    told: list[int] = []
+    seen = threading.Event()
+
+    def tell(seconds: float, kernels: int) -> None:
+        told.append(kernels)
+        if kernels:
+            seen.set()
+        else:
+            (tmp_path / "compiled.nbc").touch()
+
+    watch = StartWatch(tell)
+    watch.start()
+    assert seen.wait(10)
+    watch.stop()
+    assert told[:2] == [0, 1]
 
 
 @pytest.mark.slow
@@ -88,9 +173,10 @@ def test_a_configuration_of_ones_own_may_listen_on_tcp(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_without_a_terminal_people_get_lines_and_a_table() -> None:
-    done = demo("--seconds", "2.2")
+    done = demo("--seconds", "2.2", "--no-compare")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+    assert "dashboard http://127.0.0.1:" in done.stderr
     assert "packets/s" in done.stderr
     assert "segments lost" in done.stderr
     assert "\x1b[" not in done.stderr
@@ -100,8 +186,8 @@ def test_without_a_terminal_people_get_lines_and_a_table() -> None:
 def test_on_a_terminal_the_view_is_drawn_in_place() -> None:
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "streamspec", "demo", "--seconds", "1"]
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "110"}
-    shown = b""
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "130", "LINES": "50"}
+    drawn = b""
     with subprocess.Popen(command, stdout=slave, stderr=slave, stdin=slave, env=environment) as process:
         os.close(slave)
         while True:
@@ -111,13 +197,16 @@ def test_on_a_terminal_the_view_is_drawn_in_place() -> None:
                 break
             if not part:
                 break
-            shown += part
+            drawn += part
     os.close(master)
-    text = shown.decode()
+    text = drawn.decode()
     assert process.returncode == 0, text
-    assert "streamspec demo" in text
-    assert "bulk" in text
+    for part in ("streamspec demo", "http://127.0.0.1:", "control auto", "throughput", "default", "learning"):
+        assert part in text
+    assert "once more without control" in text
+    assert "control off" in text
     assert "segments lost" in text
+    assert "objective missed" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") >= 1  # the cursor is back
 
 
@@ -126,7 +215,7 @@ def test_an_interrupt_ends_it_in_order() -> None:
     command = [sys.executable, "-m", "streamspec", "demo", "--seconds", "60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "packets/s" in process.stderr.readline()
+        assert any("packets/s" in line for line in iter(process.stderr.readline, ""))
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
     assert process.returncode == 130, told

@@ -1,62 +1,123 @@
 """``streamspec demo``: the whole service on generated traffic on this machine, for anyone, at once.
 
-The service runs in this process as ``streamspec run`` runs it; the traffic generator runs beside it and
-sends by UDP or TCP over loopback. Results go to a temporary folder that is removed at the end.
+The service runs in this process as ``streamspec run`` runs it, and tunes itself; the traffic generator runs beside
+it and sends by UDP or TCP over loopback. Then the same load is run once more with control ``off`` (one shared queue,
+fixed settings), and both are set side by side. Results go to a temporary folder that is removed at the end.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import signal
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import uvloop
-
-from streamspec.app import Service
-from streamspec.config import ServiceConfig, load_config
-from streamspec.core.address import join_address
 from streamspec.core.errors import EXIT_INTERNAL, ConfigError
-from streamspec.demo.display import Display, LineDisplay, LiveDisplay, NoDisplay, Rates
-from streamspec.demo.generator import Generator
-from streamspec.summary import tell_summary
-from streamspec.telemetry.logging import configure_logging, tell_held_back
+
+if TYPE_CHECKING:
+    from streamspec.config import ServiceConfig
+    from streamspec.demo.display import Display
+    from streamspec.demo.one_run import Result
 
 EMBEDDED = Path(__file__).with_name("demo.yaml")
-TICK_SECONDS = 0.25
-SETTLE_SECONDS = 0.5
-"""Nothing new for so long after the generator has ended: all that it sent is in."""
-SETTLE_LIMIT_SECONDS = 10.0
 
 
-def run_demo(seconds: float, as_json: bool, config_path: Path | None, overrides: tuple[str, ...]) -> int:
+def run_demo(
+    seconds: float,
+    as_json: bool,
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    compare: bool | None = None,
+) -> int:
     """Run the demo and tell what became of the traffic.
 
     Args:
-        seconds: how long traffic is generated.
+        seconds: how long traffic is generated, in each run.
         as_json: print the summary as one JSON object on standard output and nothing else there.
         config_path: a configuration with a ``udp`` or ``tcp`` source, instead of the embedded one.
         overrides: as ``--set``.
+        compare: run the same load again with control ``off``; unset: with the embedded configuration only, because
+            the sinks of another one would get everything twice.
 
     Returns:
         The exit code: 0 only when no segment was lost.
     """
-    with tempfile.TemporaryDirectory(prefix="streamspec-demo-") as folder:
-        own = () if config_path else (f"sinks.out.path={folder}/",)
-        config = load_config(config_path or EMBEDDED, (*own, *overrides))
-        source = target_source(config)
-        configure_logging(config.logging.level, config.logging.format)
-        code, summary = uvloop.run(_Demo(config, source, seconds, _display(as_json)).run())
-        tell_held_back()
+    display = _display(as_json)
+    try:
+        runs = _runs(seconds, config_path, overrides, compare, display)
+    finally:
+        display.close()
+    summary = _summary(runs)
     if as_json:
         print(json.dumps(summary, indent=2 if sys.stdout.isatty() else None), flush=True)
     else:
-        tell_summary(summary, table=True)
-    return code or (EXIT_INTERNAL if summary["segments_lost"] else 0)
+        from streamspec.demo.telling import tell
+
+        tell(summary)
+    lost = any(run.summary["segments_lost"] for run in runs)
+    return next((run.code for run in runs if run.code), EXIT_INTERNAL if lost else 0)
+
+
+def _runs(
+    seconds: float, config_path: Path | None, overrides: tuple[str, ...], compare: bool | None, display: Display
+) -> list[Result]:
+    """The controlled run and, where there is something to compare, the one with control ``off``."""
+    display.begin("streamspec demo")
+    # Only now, when something is to be seen: these imports take a second.
+    import uvloop
+
+    from streamspec.config import load_config
+    from streamspec.demo.one_run import OneRun
+    from streamspec.telemetry.logging import configure_logging, tell_held_back
+
+    with tempfile.TemporaryDirectory(prefix="streamspec-demo-") as folder:
+
+        def run(name: str, *last: str) -> tuple[ServiceConfig, Result]:
+            own = () if config_path else (f"sinks.out.path={folder}/{name}/",)
+            config = load_config(config_path or EMBEDDED, (*own, *overrides, *last))
+            config = _watchable(config)
+            source = target_source(config)
+            configure_logging(config.logging.level, config.logging.format)
+            result = uvloop.run(OneRun(config, source, seconds, display).run())
+            tell_held_back()
+            return config, result
+
+        config, first = run("controlled")
+        wanted = config_path is None if compare is None else compare
+        if not wanted or config.control_mode != "auto" or first.interrupted or first.code:
+            return [first]
+        display.begin("streamspec demo, once more without control")
+        return [first, run("off", "control.mode=off")[1]]
+
+
+def _watchable(config: ServiceConfig) -> ServiceConfig:
+    """With a dashboard, at a free port where none is configured."""
+    from streamspec.admin.config import AdminConfig
+
+    return config if config.admin else config.model_copy(update={"admin": AdminConfig(bind="127.0.0.1:0")})
+
+
+def _summary(runs: list[Result]) -> dict[str, Any]:
+    """The summary of the first run; with the other one and both side by side where there are two."""
+    from streamspec.demo.measured import compared, costs_of, halves
+
+    rows = [run.measured.kept for run in runs]
+    costs = [costs_of(part, runs[0].predictor) for part in rows]
+    boundary = float(_median(costs[0]))
+    summaries = [
+        run.summary | {"halves": halves(part, cost, boundary)}
+        for run, part, cost in zip(runs, rows, costs, strict=True)
+    ]
+    if len(summaries) < 2 or runs[1].interrupted:
+        return summaries[0]
+    return summaries[0] | {"off": summaries[1], "comparison": compared(*summaries)}
+
+
+def _median(costs: Any) -> float:
+    import numpy as np
+
+    return float(np.median(costs)) if len(costs) else 0.0
 
 
 def target_source(config: ServiceConfig) -> str:
@@ -78,85 +139,8 @@ def target_source(config: ServiceConfig) -> str:
 
 
 def _display(as_json: bool) -> Display:
+    from streamspec.demo.display import LineDisplay, LiveDisplay, NoDisplay
+
     if as_json:
         return NoDisplay()
     return LiveDisplay() if sys.stderr.isatty() else LineDisplay()
-
-
-class _Demo:
-    """One run, inside the event loop."""
-
-    def __init__(self, config: ServiceConfig, source: str, seconds: float, display: Display) -> None:
-        self._config = config
-        self._source = source
-        self._seconds = seconds
-        self._display = display
-        self._rates = Rates()
-        self._generator: Generator | None = None
-        self._interrupted: signal.Signals | None = None
-
-    async def run(self) -> tuple[int, dict[str, Any]]:
-        """The exit code and the service's summary with the generator's report."""
-        service = Service(self._config)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._interrupt, service, number)
-        serving = asyncio.ensure_future(service.run())
-        report: Mapping[str, Any] = {}
-        try:
-            if await self._until_reading(service, serving):
-                self._generator = Generator(self._target(service), self._seconds)
-                report = await self._send(service, serving, self._generator)
-        finally:
-            self._display.close()
-            if not serving.done():
-                service.stop()
-            await asyncio.wait({serving})
-        code = 128 + self._interrupted if self._interrupted else serving.result()
-        return code, service.summary() | {"generator": dict(report)}
-
-    def _interrupt(self, service: Service, number: signal.Signals) -> None:
-        """The first time the generator stops, and with it everything else in order; then the service at once."""
-        if self._generator is None or self._interrupted:
-            service.stop(number)
-        else:
-            self._generator.stop()
-        self._interrupted = number
-
-    async def _until_reading(self, service: Service, serving: asyncio.Future[int]) -> bool:
-        """True once all sources read; False when the service ended before."""
-        while not serving.done():
-            sources = service.sources
-            if len(sources) == len(self._config.sources) and all(source.task for source in sources.values()):
-                return True
-            await asyncio.wait({serving}, timeout=0.02)
-        return False
-
-    async def _send(self, service: Service, serving: asyncio.Future[int], generator: Generator) -> Mapping[str, Any]:
-        sending = asyncio.ensure_future(generator.run())
-        both: set[asyncio.Future[Any]] = {sending, serving}
-        while not sending.done():
-            await asyncio.wait(both, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                generator.stop()
-                await asyncio.wait({sending})
-            else:
-                self._display.show(self._rates.sample(service.summary(), generator.progress))
-        await self._until_settled(service, serving)
-        return sending.result()
-
-    async def _until_settled(self, service: Service, serving: asyncio.Future[int]) -> None:
-        """Wait for what is still in the kernel's buffer or in an open segment."""
-        seen, quiet_seconds, waited_seconds = -1, 0.0, 0.0
-        while not serving.done() and quiet_seconds < SETTLE_SECONDS and waited_seconds < SETTLE_LIMIT_SECONDS:
-            received = service.summary()["packets_received"]
-            quiet_seconds = quiet_seconds + 0.1 if received == seen else 0.0
-            seen = received
-            waited_seconds += 0.1
-            await asyncio.wait({serving}, timeout=0.1)
-
-    def _target(self, service: Service) -> str:
-        config: Any = self._config.sources[self._source]
-        source: Any = service.sources[self._source].source
-        address = join_address(*source.address[:2]).replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
-        framing = f"?framing={config.framing}" if config.type == "tcp" else ""
-        return f"{config.type}://{address}{framing}"
