@@ -192,8 +192,9 @@ class StageContext(Protocol):
     def emit(self, record_type: str, line: bytes) -> None:
         """Add one record (one JSON object, no newline) to the segment's results."""
 
-    def delta(self, content: bytes) -> None:
-        """Pass ``content`` to this stage's reducer in the dispatcher, exactly once and in key order."""
+    def delta(self, content: bytes | memoryview) -> None:
+        """Pass ``content`` (bytes, or a view of them that stays as it is until the segment is done) to this stage's
+        reducer in the dispatcher, exactly once and in key order."""
 
     def count(self, reason: str, count: int = 1) -> None:
         """Count events, e.g. ``malformed_ipv4_header``."""

@@ -24,32 +24,33 @@ _NOTHING = memoryview(b"")
 
 
 class SlotDelivery:
-    """Implements ``Delivery`` on a slot; valid while the slot is held."""
+    """Implements ``Delivery`` on a slot; valid while the slot is held. Views are made when they are asked for: most
+    sinks look at few of them."""
 
     __slots__ = (
-        "_records_at",
+        "_error_bytes",
+        "_in_output",
+        "_key_bytes",
+        "_meta_bytes",
+        "_payload_bytes",
+        "_payload_offset",
         "_records_bytes",
+        "_results_bytes",
         "_slot",
+        "_source",
         "_view",
         "arrival_ns",
         "content",
-        "error",
-        "key",
         "length",
         "link_type",
-        "meta",
-        "original",
         "packet_count",
-        "payload",
         "segment_id",
-        "source",
         "timestamp_ns",
     )
 
     def __init__(self, view: DeliveryView, slot: int) -> None:
         self._view = view
         self._slot = slot
-        memory, layout = view.memory, view.arena.layout
         base = slot * HEADER.itemsize
         (
             self.segment_id,
@@ -57,31 +58,50 @@ class SlotDelivery:
             self.timestamp_ns,
             self.length,
             self.packet_count,
-            source,
+            self._source,
             self.content,
             self.link_type,
-            key_bytes,
-            meta_bytes,
-        ) = _INTAKE.unpack_from(memory, base)
-        self.source = view.source_names[source]
-        offset, payload_bytes, in_output, records_bytes, delta_bytes, error_bytes = _RESULT.unpack_from(
-            memory, base + _RESULT_AT
-        )
-        start = view.arena.offset(slot)
-        self.original: memoryview = memory[start : start + self.length]
-        key_at = start + layout.meta_offset
-        self.key = bytes(memory[key_at : key_at + key_bytes])
-        self.meta = bytes(memory[key_at + key_bytes : key_at + key_bytes + meta_bytes])
-        self._records_at = payload_bytes if in_output else 0
-        self._records_bytes = records_bytes
-        if in_output:
-            self.payload: memoryview = view.output_of(slot)[offset : offset + payload_bytes]
-        else:
-            self.payload = memory[start + offset : start + offset + payload_bytes]
-        self.error = ""
-        if error_bytes:
-            error_at = self._records_at + records_bytes + delta_bytes
-            self.error = bytes(view.output_of(slot)[error_at : error_at + error_bytes]).decode(errors="replace")
+            self._key_bytes,
+            self._meta_bytes,
+        ) = _INTAKE.unpack_from(view.memory, base)
+        (
+            self._payload_offset,
+            self._payload_bytes,
+            self._in_output,
+            self._records_bytes,
+            delta_bytes,
+            self._error_bytes,
+        ) = _RESULT.unpack_from(view.memory, base + _RESULT_AT)
+        self._results_bytes = self._records_bytes + delta_bytes
+
+    @property
+    def source(self) -> str:
+        name: str = self._view.source_names[self._source]
+        return name
+
+    @property
+    def original(self) -> memoryview:
+        start = self._view.arena.offset(self._slot)
+        return self._view.memory[start : start + self.length]
+
+    @property
+    def key(self) -> bytes:
+        return self._meta(0, self._key_bytes)
+
+    @property
+    def meta(self) -> bytes:
+        return self._meta(self._key_bytes, self._key_bytes + self._meta_bytes)
+
+    def _meta(self, first: int, end: int) -> bytes:
+        start = self._view.arena.offset(self._slot) + self._view.arena.layout.meta_offset
+        return bytes(self._view.memory[start + first : start + end])
+
+    @property
+    def payload(self) -> memoryview:
+        if self._in_output:
+            return self._view.output_of(self._slot)[self._payload_offset : self._payload_offset + self._payload_bytes]
+        start = self._view.arena.offset(self._slot) + self._payload_offset
+        return self._view.memory[start : start + self._payload_bytes]
 
     @property
     def packets(self) -> Rows:
@@ -91,16 +111,20 @@ class SlotDelivery:
     def records(self) -> Sequence[tuple[str, memoryview]]:
         if not self._records_bytes:
             return ()
-        output = self._view.output_of(self._slot)
-        return wire.decode_records(output[self._records_at : self._records_at + self._records_bytes])
+        start = self._records_at
+        return wire.decode_records(self._view.output_of(self._slot)[start : start + self._records_bytes])
 
-    def deltas(self) -> list[tuple[int, memoryview]]:
-        """What its stages left for their reducers."""
-        *_, records_bytes, delta_bytes, _ = _RESULT.unpack_from(
-            self._view.memory, self._slot * HEADER.itemsize + _RESULT_AT
-        )
-        start = self._records_at + records_bytes
-        return wire.decode_deltas(self._view.output_of(self._slot)[start : start + delta_bytes])
+    @property
+    def error(self) -> str:
+        if not self._error_bytes:
+            return ""
+        start = self._records_at + self._results_bytes
+        text = self._view.output_of(self._slot)[start : start + self._error_bytes]
+        return bytes(text).decode(errors="replace")
+
+    @property
+    def _records_at(self) -> int:
+        return self._payload_bytes if self._in_output else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +167,14 @@ class DeliveryView:
             return spilled
         start = self.arena.offset(slot) + self.arena.layout.output_offset
         return self.memory[start : start + self.arena.layout.output_bytes]
+
+    def deltas(self, slot: int) -> list[tuple[int, memoryview]]:
+        """What the stages of a segment left for their reducers."""
+        _, payload_bytes, in_output, records_bytes, delta_bytes, _ = _RESULT.unpack_from(
+            self.memory, slot * HEADER.itemsize + _RESULT_AT
+        )
+        start = (payload_bytes if in_output else 0) + records_bytes
+        return wire.decode_deltas(self.output_of(slot)[start : start + delta_bytes])
 
 
 class SlotBatch:

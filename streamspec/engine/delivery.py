@@ -185,7 +185,7 @@ class Delivery:
     def _merge(self, slots: Slots) -> None:
         carrying = slots[self.view.arena.headers["delta_bytes"][slots] > 0]
         for slot in carrying.tolist():
-            for stage, content in SlotDelivery(self.view, slot).deltas():
+            for stage, content in self.view.deltas(slot):
                 reducer = self._reducers.get(stage)
                 if reducer is not None:
                     reducer.merge(content)

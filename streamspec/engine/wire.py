@@ -77,12 +77,12 @@ def decode_records(region: memoryview) -> list[tuple[str, memoryview]]:
     return found
 
 
-def encode_deltas(deltas: Iterable[tuple[int, bytes]]) -> bytes:
-    """``(stage index, content)`` pairs."""
-    parts: list[bytes] = []
+def encode_deltas(deltas: Iterable[tuple[int, bytes | memoryview]]) -> list[bytes | memoryview]:
+    """``(stage index, content)`` pairs, as parts that follow each other."""
+    parts: list[bytes | memoryview] = []
     for stage, content in deltas:
         parts += (_DELTA.pack(stage, len(content)), content)
-    return b"".join(parts)
+    return parts
 
 
 def decode_deltas(region: memoryview) -> list[tuple[int, memoryview]]:

@@ -137,14 +137,14 @@ class WorkerContext:
     stage: int = 0
     names: Sequence[str] = ()
     records: dict[str, list[bytes]] = field(default_factory=dict)
-    deltas: list[tuple[int, bytes]] = field(default_factory=list)
+    deltas: list[tuple[int, bytes | memoryview]] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     line: GrantLine | None = None
 
     def emit(self, record_type: str, line: bytes) -> None:
         self.records.setdefault(record_type, []).append(line)
 
-    def delta(self, content: bytes) -> None:
+    def delta(self, content: bytes | memoryview) -> None:
         self.deltas.append((self.stage, content))
 
     def count(self, reason: str, count: int = 1) -> None:
@@ -233,16 +233,17 @@ class SegmentRunner:
         context, result = self.context, self._segment.payload
         changed = result is not arrived
         records = wire.encode_records(context.records) if context.records else b""
-        deltas = wire.encode_deltas(context.deltas) if context.deltas else b""
+        deltas = wire.encode_deltas(context.deltas)
+        delta_bytes = sum(map(len, deltas))
         body = memoryview(result).cast("B") if changed and len(result) else b""
-        total = len(body) + len(records) + len(deltas) + len(error)
+        total = len(body) + len(records) + delta_bytes + len(error)
         spill = None
         if total:
             capacity = self._arena.layout.output_bytes
             if total <= capacity:
-                self._write_output(slot, (body, records, deltas, error))
+                self._write_output(slot, (body, records, *deltas, error))
             elif total <= SPILL_LIMIT_BYTES:
-                spill = b"".join((body, records, deltas, error))
+                spill = b"".join((body, records, *deltas, error))
             else:
                 return self._too_large(slot, base, arrived, total)
         memory = self._memory
@@ -257,7 +258,7 @@ class SegmentRunner:
             size,
             changed,
             len(records),
-            len(deltas),
+            delta_bytes,
             len(error),
         )
         self._words[(base + _STATE_AT) >> 2] = state

@@ -80,27 +80,31 @@ class PlainFile:
 
     That is as fast as copying out of a mapping, and a file that is cut while it is read ends early instead
     of raising SIGBUS. What is not in the page cache is read by a thread.
+
+    Attributes:
+        descriptor: of the open file.
+        size_bytes: of the file when it was opened; what is appended later is not read.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self.faults = 0
         self._file = file
-        self._descriptor = file.fileno()
-        self._size = os.fstat(self._descriptor).st_size
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self.descriptor = file.fileno()
+        self.size_bytes = os.fstat(self.descriptor).st_size
+        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     async def read(self, position: int, target: Bytes) -> tuple[int, bool]:
-        wanted = max(0, min(len(target), self._size - position))
+        wanted = max(0, min(len(target), self.size_bytes - position))
         count = self._read_cached(position, target[:wanted])
         if count < wanted:
             count += await _in_thread(self._read_all, position + count, target[count:wanted])
-        return count, count < wanted or position + count >= self._size
+        return count, count < wanted or position + count >= self.size_bytes
 
     def _read_cached(self, position: int, target: Bytes) -> int:
         if not len(target):
             return 0
         try:
-            return os.preadv(self._descriptor, [target.data], position, os.RWF_NOWAIT)
+            return os.preadv(self.descriptor, [target.data], position, os.RWF_NOWAIT)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -111,7 +115,7 @@ class PlainFile:
     def _read_all(self, position: int, target: Bytes) -> int:
         count = 0
         while count < len(target):
-            got = os.preadv(self._descriptor, [target[count:].data], position + count)
+            got = os.preadv(self.descriptor, [target[count:].data], position + count)
             if not got:
                 break
             count += got

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -112,7 +113,6 @@ class PcapSource:
         self._intake: Intake | None = None
         self._pace: ReplayPace | None = None
         self._packets = 0
-        self._turn = 0
         self._passes = 0
 
     # -- life ---------------------------------------------------------------------------------
@@ -220,41 +220,24 @@ class PcapSource:
     async def _pass_on(self, walk: CaptureWalk) -> None:
         """Segments as fast as there is room, a few at a time; each window is read into the slot itself."""
         intake = walk.intake
-        full: list[int] = []
-        try:
-            while not walk.ended and not self._stopping.is_set():
-                slot = intake.acquire()
-                if slot < 0:
-                    self._hand_in(intake, full)
-                    slot = await self._slot(intake)
-                    if slot < 0:
-                        break
-                if await self._fill(walk, slot):
-                    full.append(slot)
-                self._turn = (self._turn + 1) % WINDOWS_PER_TURN
-                if not self._turn:
-                    self._hand_in(intake, full)
-                    await asyncio.sleep(0)
-        finally:
-            self._hand_in(intake, full)
+        while not walk.ended and (first := await self._slot(intake)) >= 0:
+            slots = np.array([first, *self._further_slots(intake)], dtype=np.int32)
+            try:
+                await walk.fill_windows(slots, intake.clock.monotonic_ns())
+            finally:
+                if walk.filled:
+                    intake.commit(slots[: walk.filled])
+                for slot in slots[walk.filled :].tolist():
+                    intake.release(slot)
+            await asyncio.sleep(0)
 
     @staticmethod
-    async def _fill(walk: CaptureWalk, slot: int) -> bool:
-        intake = walk.intake
-        arrival_ns = intake.clock.monotonic_ns()
-        rows = intake.packets(slot)
-        try:
-            count = await walk.next_window(intake.payload(slot), rows)
-        except BaseException:
-            intake.release(slot)
-            raise
-        return walk.fill(slot, rows, count, arrival_ns)
-
-    @staticmethod
-    def _hand_in(intake: Intake, full: list[int]) -> None:
-        if full:
-            intake.commit(full)
-            full.clear()
+    def _further_slots(intake: Intake) -> Iterator[int]:
+        for _ in range(WINDOWS_PER_TURN - 1):
+            slot = intake.acquire()
+            if slot < 0:
+                return
+            yield slot
 
     async def _replay(self, walk: CaptureWalk, pace: ReplayPace) -> None:
         """Segments when they are due. Windows are read ahead into memory of their own, since how much of one
@@ -270,8 +253,11 @@ class PcapSource:
                     return
                 rows = intake.packets(slot)
                 arrival_ns, count = pace.give(window, intake.payload(slot), rows)
-                if walk.fill(slot, rows, count, arrival_ns):
+                if count:
+                    walk.fill(slot, rows, count, arrival_ns)
                     intake.commit([slot])
+                else:
+                    intake.release(slot)
                 await asyncio.sleep(0)
 
     # -- segments -----------------------------------------------------------------------------

@@ -71,6 +71,10 @@ class ClassicFormat:
         swapped: the file is big endian.
         link_type: of all its packets.
         search: look for a sound record behind damage, instead of ending there.
+
+    Attributes:
+        state: ``CLASSIC``, one row: where the walk is.
+        link_type: of all packets.
     """
 
     @classmethod
@@ -85,9 +89,9 @@ class ClassicFormat:
     def __init__(self, magic: int, swapped: bool, link_type: int, search: bool) -> None:
         self.first_position = FILE_HEADER_BYTES
         self.counts = new_counts()
-        self._link_type = link_type
-        self._state = np.zeros(1, dtype=CLASSIC)
-        row = self._state[0]
+        self.link_type = link_type
+        self.state = np.zeros(1, dtype=CLASSIC)
+        row = self.state[0]
         row["swapped"] = swapped
         row["header_bytes"] = 24 if magic == EXTENDED else 16
         row["tick_ns"] = 1 if magic == NANOSECONDS else 1000
@@ -97,8 +101,8 @@ class ClassicFormat:
 
     @property
     def track(self) -> int:
-        return int(self._state["track"][0])
+        return int(self.state["track"][0])
 
     def index(self, buffer: Bytes, available: int, final: bool, rows: Rows) -> tuple[int, int, int]:
-        count, used = index_records(buffer, available, final, rows, self._state, self.counts)
-        return count, used, self._link_type
+        count, used = index_records(buffer, available, final, rows, self.state, self.counts)
+        return count, used, self.link_type

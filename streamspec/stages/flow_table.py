@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable
 
 import numpy as np
 
-from streamspec.core.interfaces import Rows
+from streamspec.core.interfaces import Bytes, Rows
 from streamspec.stages import flow_records, flow_table_kernels
 from streamspec.stages.flow_rows import DELTA, FLOW, aligned_zeros
 from streamspec.stages.flow_table_kernels import (
@@ -30,6 +31,9 @@ BATCH_ROWS = 2048
 CHUNK_ROWS = 4 * BATCH_ROWS
 """Closed flows per array, a megabyte; arrays are used again."""
 KEPT_CHUNKS = 4
+KEPT_LINES = 16
+UNUSED_REFERENCES = 3
+"""Of an array that is in a list, in a variable, and asked about, and of which nobody has a view."""
 
 
 class FlowTable:
@@ -70,6 +74,7 @@ class FlowTable:
         self._chunk = aligned_zeros(CHUNK_ROWS, FLOW)
         self._full: list[tuple[Rows, int]] = []
         self._empty: list[Rows] = []
+        self._lines: list[Bytes] = []
         self._timestamps = flow_records.TIMESTAMPS.index(timestamps)
         self._warm_up()
 
@@ -137,6 +142,16 @@ class FlowTable:
         self._index = larger
 
     def _encode(self, rows: Rows) -> memoryview:
-        """Records as lines, in memory that is theirs: the allocator gives the same pages again and again."""
-        lines = np.empty(BATCH_ROWS * flow_records.LONGEST_LINE_BYTES, dtype=np.uint8)
+        """Records as lines, in memory that is theirs as long as somebody has a view of it."""
+        lines = self._unused_lines()
         return lines[: flow_records.write_lines(rows, lines, self._timestamps)].data
+
+    def _unused_lines(self) -> Bytes:
+        """Memory for the lines of a batch: used again, since fresh pages cost more than the lines themselves."""
+        for lines in self._lines:
+            if sys.getrefcount(lines) == UNUSED_REFERENCES:
+                return lines
+        lines = np.empty(BATCH_ROWS * flow_records.LONGEST_LINE_BYTES, dtype=np.uint8)
+        if len(self._lines) < KEPT_LINES:
+            self._lines.append(lines)
+        return lines

@@ -135,7 +135,7 @@ class MeterStage:
             )
         count = self._sum_up(rows, segment.packets)
         if count:
-            context.delta(self._deltas[:count].tobytes())
+            context.delta(self._delta_bytes[: count * DELTA.itemsize])
 
     def _sum_up(self, rows: Rows, packets: Rows) -> int:
         if len(rows) > len(self._deltas):
@@ -154,4 +154,5 @@ class MeterStage:
 
     def _resize(self, packets: int) -> None:
         self._deltas = aligned_zeros(packets, DELTA)
+        self._delta_bytes = self._deltas.view(np.uint8).data
         self._slots = np.zeros(2 * packets, dtype=np.int64)

@@ -43,7 +43,7 @@ class RecordingContext:
     def emit(self, record_type: str, line: bytes) -> None:
         self.records.append((record_type, line))
 
-    def delta(self, content: bytes) -> None:
+    def delta(self, content: bytes | memoryview) -> None:
         self.deltas.append(bytes(content))
 
     def count(self, reason: str, count: int = 1) -> None:

@@ -21,7 +21,7 @@ def test_records(records: dict[str, list[bytes]]) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 15), st.binary(max_size=50)), max_size=5))
 def test_deltas(deltas: list[tuple[int, bytes]]) -> None:
-    assert [(s, bytes(c)) for s, c in wire.decode_deltas(memoryview(wire.encode_deltas(deltas)))] == deltas
+    assert [(s, bytes(c)) for s, c in wire.decode_deltas(memoryview(b"".join(wire.encode_deltas(deltas))))] == deltas
 
 
 def test_kinds_of_messages_are_told_apart() -> None:

@@ -47,6 +47,10 @@ def _run(arena: Arena, *works, payload: bytes = b"hello", variants=()) -> tuple[
     return SlotDelivery(view, slot), spill
 
 
+def _deltas(arena: Arena, delivery: SlotDelivery) -> list[tuple[int, memoryview]]:
+    return DeliveryView(arena, ["src"], lambda slot: None).deltas(delivery._slot)
+
+
 def test_a_stage_sees_the_segment_and_leaves_its_result(arena: Arena) -> None:
     seen = []
 
@@ -68,7 +72,7 @@ def test_a_stage_sees_the_segment_and_leaves_its_result(arena: Arena) -> None:
     assert bytes(delivery.original) == b"hello"
     assert (delivery.key, delivery.meta, delivery.source) == (b"key", b"MM", "src")
     assert [(n, bytes(b)) for n, b in delivery.records] == [("alert", b"{}\n")]
-    assert [(s, bytes(c)) for s, c in delivery.deltas()] == [(1, b"delta")]
+    assert [(s, bytes(c)) for s, c in _deltas(arena, delivery)] == [(1, b"delta")]
     row = arena.headers[delivery._slot]
     assert row["state"] == DONE
     assert row["worker"] == 5
