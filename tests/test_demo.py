@@ -201,8 +201,8 @@ def test_on_a_terminal_the_view_is_drawn_in_place() -> None:
     os.close(master)
     text = drawn.decode()
     assert process.returncode == 0, text
-    for part in ("streamspec demo", "http://127.0.0.1:", "control auto", "throughput", "default", "learning"):
-        assert part in text
+    for phrase in ("streamspec demo", "http://127.0.0.1:", "control auto", "throughput", "default", "learning"):
+        assert phrase in text
     assert "once more without control" in text
     assert "control off" in text
     assert "segments lost" in text
