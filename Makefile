@@ -12,7 +12,7 @@ DEMO_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format bench compose-proof base-model clean
+.PHONY: help install demo test check format docs bench compose-proof base-model clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ check: $(STAMP) ## Lint, formatting, types and rules of import
 format: $(STAMP) ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Make the generated pages of docs/ anew
+	$(BIN)/python -m streamspec.config.reference > docs/configuration.md
+	$(BIN)/python -m streamspec.telemetry.metrics > docs/metrics.md
 
 bench: $(BENCH_STAMP) ## Measure; results as ratios to peers in the same run
 	$(BIN)/python -m benchmarks
