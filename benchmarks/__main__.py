@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-LONG = {"memory"}
+LONG = {"memory", "control", "kafka"}
 
 
 def names() -> list[str]:
-    """All benchmarks, by file."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    """All benchmarks, by file or folder."""
+    files = [path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_")]
+    return sorted([*files, *(path.parent.name for path in FOLDER.glob("*/__main__.py"))])
 
 
 def main(wanted: list[str]) -> int:

@@ -35,8 +35,11 @@ Spec = dict[str, Any]
 def _config(levels: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
         "objective": {"latency": OBJECTIVE_SECONDS},
-        "stages": [{"type": "inspect", "rules": "configs/rules/basic.yaml", "cache_bytes": 0}]
-        + [{"type": "compress", **levels}],
+        # without its cache: the traces repeat their segments
+        "stages": [
+            {"type": "inspect", "rules": "configs/rules/basic.yaml", "cache_bytes": 0},
+            {"type": "compress", **levels},
+        ],
         "sinks": {"out": {"type": "null"}},
         "engine": {"segment_bytes": "64 KiB", "arena_bytes": "256 MiB", **changes.pop("engine", {})},
         **changes,
