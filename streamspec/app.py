@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
+from streamspec.assembly.control import allocations
+from streamspec.assembly.gpu import GpuPool
 from streamspec.assembly.recording import Recording, trace_header
+from streamspec.assembly.sinks import build_runner, copies_of
 from streamspec.assembly.steering import Steering, build_foresight
 from streamspec.config import ServiceConfig, load_config
 from streamspec.core.clock import SystemClock
@@ -22,7 +25,6 @@ from streamspec.core.component import SinkConfigBase, SourceConfigBase
 from streamspec.core.errors import EXIT_OK, InternalError, StreamspecError
 from streamspec.core.features import TYPE_CODES
 from streamspec.core.interfaces import ClosableSource, Reducer, Sink, Source, TransactionalSink
-from streamspec.core.resources import Allocation
 from streamspec.core.segment import CONTENT_MESSAGES, CONTENT_PACKETS
 from streamspec.engine.arena import Arena
 from streamspec.engine.delivery import SinkRunner
@@ -100,6 +102,7 @@ class Service:
             clock=SystemClock(),
             foresight=foresight,
         )
+        self.gpu = GpuPool(self.dispatcher)
 
     # -- life ---------------------------------------------------------------------------------
     async def run(self) -> int:
@@ -123,14 +126,16 @@ class Service:
     async def _start(self) -> None:
         await self._open_admin()
         for name, sink in self.config.sinks.items():
-            self.dispatcher.delivery.sinks.append(await self._open_sink(name, sink))
+            self.dispatcher.delivery.sinks.append(await self._open_sink(name, sink, copies_of(self.config, sink)))
         if self.config.dead_letter is not None:
             self.dispatcher.delivery.dead_letter = await self._open_sink(DEAD_LETTER, self.config.dead_letter)
+        await self.gpu.open()
         await self._until_started(self.dispatcher.start(self.config.fleet_workers))
+        steering = self._steer(self.config)
         for name, source in self.config.sources.items():
             await self._open_source(name, source)
-        self.dispatcher.set_lanes(self._lane_specs(self.config, self.dispatcher.source_names))
-        self._steer(self.config)
+        steering.rules_changed(lane_rules(self.config, self.dispatcher.source_names))
+        steering.start()
         for running in self.sources.values():
             self._run_source(running)
         self.started_ns = time.monotonic_ns()
@@ -195,6 +200,7 @@ class Service:
         if self.steering is not None:
             await self.steering.close()
         await self.dispatcher.close()
+        await self.gpu.close()
 
     # -- signals ------------------------------------------------------------------------------
     def stop(self, number: signal.Signals | None = None) -> None:
@@ -222,11 +228,13 @@ class Service:
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
 
     # -- components ---------------------------------------------------------------------------
-    async def _open_sink(self, name: str, config: SinkConfigBase) -> SinkRunner:
-        delivery = self.dispatcher.delivery
-        runner = SinkRunner(name, self._built(name, config), delivery.view, delivery.written, self.fail)
+    async def _open_sink(self, name: str, config: SinkConfigBase, copies: int = 1) -> SinkRunner:
+        runner = build_runner(name, self._copies(name, config, copies), self.dispatcher, self.fail)
         await runner.open()
         return runner
+
+    def _copies(self, name: str, config: SinkConfigBase, copies: int) -> list[Sink]:
+        return [self._built(name, config) for _ in range(copies)]
 
     def _built(self, name: str, config: SinkConfigBase) -> Sink:
         sink = config.build(name)
@@ -268,11 +276,11 @@ class Service:
         running.task = asyncio.create_task(run())
 
     def _lane_specs(self, config: ServiceConfig, source_names: Sequence[str]) -> list[LaneSpec]:
-        rules = lane_rules(config, source_names)
+        rules, given = lane_rules(config, source_names), allocations(config)
         return [
             LaneSpec(
                 name=lane.name,
-                allocation=Allocation(lane.workers, lane.nice, frozenset(lane.cores), lane.batch),
+                allocation=given[lane.name],
                 urgency=lane.urgency,
                 traffic=index,
                 rule=rules[lane.name],
@@ -336,25 +344,29 @@ class Service:
             self._declare_type(running)
         self.dispatcher.fleet.resize(config.fleet_workers)
         self.dispatcher.set_lanes(self._lane_specs(config, self.dispatcher.source_names))
-        self._steer(config)
+        self._steer(config).start()
 
-    def _steer(self, config: ServiceConfig) -> None:
+    def _steer(self, config: ServiceConfig) -> Steering:
         rules = lane_rules(config, self.dispatcher.source_names)
-        self.steering = Steering(config, self.dispatcher, self.decisions, rules)
-        self.steering.start()
+        self.steering = Steering(config, self.dispatcher, self.decisions, rules, self.gpu)
+        return self.steering
 
     async def _reload_sinks(self, config: ServiceConfig) -> None:
         delivery = self.dispatcher.delivery
-        for name in [n for n in self.config.sinks if config.sinks.get(n) != self.config.sinks[n]]:
+        for name, previous in self.config.sinks.items():
+            new = config.sinks.get(name)
+            if new == previous and copies_of(config, previous) == copies_of(self.config, previous):
+                continue
             old = next(runner for runner in delivery.sinks if runner.name == name)
-            if name in config.sinks:
-                await self._exchange_sink(old, config.sinks[name], self.config.sinks[name])
+            if new is not None:
+                await self._exchange_sink(old, new, previous, copies_of(config, new))
             else:
                 delivery.sinks.remove(old)
                 await old.idle()
                 await old.close()
         for name in [n for n in config.sinks if n not in self.config.sinks]:
-            delivery.sinks.append(await self._open_sink(name, config.sinks[name]))
+            sink = config.sinks[name]
+            delivery.sinks.append(await self._open_sink(name, sink, copies_of(config, sink)))
         if config.dead_letter != self.config.dead_letter:
             old_letter, delivery.dead_letter = delivery.dead_letter, None
             if old_letter is not None:
@@ -363,18 +375,18 @@ class Service:
             if config.dead_letter is not None:
                 delivery.dead_letter = await self._open_sink(DEAD_LETTER, config.dead_letter)
 
-    async def _exchange_sink(self, old: SinkRunner, new: SinkConfigBase, previous: SinkConfigBase) -> None:
+    async def _exchange_sink(self, old: SinkRunner, new: SinkConfigBase, previous: SinkConfigBase, copies: int) -> None:
         """The new one takes the old one's place at once and holds what comes until it is open: both may
         want the same file or port."""
         delivery = self.dispatcher.delivery
-        runner = SinkRunner(old.name, self._built(old.name, new), delivery.view, delivery.written, self.fail)
+        runner = build_runner(old.name, self._copies(old.name, new, copies), self.dispatcher, self.fail)
         delivery.sinks[delivery.sinks.index(old)] = runner
         await old.idle()
         await old.close()
         try:
             await runner.open()
         except StreamspecError:
-            runner.exchange(self._built(old.name, previous))
+            runner.exchange(*self._copies(old.name, previous, copies))
             await runner.open()
             raise
 

@@ -106,6 +106,16 @@ class GpuMemory:
         return {place: excess for place, excess in over.items() if excess > 0 and self.granted(place)}
 
     # -- parts ----------------------------------------------------------------------------------
+    def used_by_pid(self) -> dict[int, int]:
+        """Bytes that this service's processes use on all devices, where NVML tells."""
+        own, found = set(self._own_pids()), dict[int, int]()
+        for place in () if self._nvml is None else self._nvml.places:
+            memory = self._memory(place)
+            for pid, used in ({} if memory is None else memory.by_pid).items():
+                if pid in own and used is not None:
+                    found[pid] = found.get(pid, 0) + used
+        return found
+
     def granted(self, place: str) -> float:
         """Bytes granted on one device."""
         return sum(self._granted.get(place, {}).values())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from streamspec.assembly.egress import egress_shares
 from streamspec.core.control import EVERYTHING, LanePlan, Mode, Objective, Plan
 from streamspec.core.prediction import variant_stage
 from streamspec.core.resources import Allocation
@@ -14,6 +15,7 @@ from streamspec.engine.observer import Observer, Traffic
 from streamspec.telemetry.state import ComponentHealth, KnobStatus
 
 if TYPE_CHECKING:
+    from streamspec.assembly.effects import HostEffects
     from streamspec.assembly.ledger import Ledger
     from streamspec.config import ServiceConfig
     from streamspec.config.models import ObjectiveConfig
@@ -29,13 +31,25 @@ def traffic_classes(config: ServiceConfig) -> list[Traffic]:
     ]
 
 
+def allocations(config: ServiceConfig) -> dict[str, Allocation]:
+    """What each configured lane is given at the start."""
+    shares = egress_shares(config)
+    return {
+        lane.name: Allocation(
+            lane.workers, lane.nice, frozenset(lane.cores), lane.batch, bytes_per_second=shares.get(lane.name, 0.0)
+        )
+        for lane in config.effective_lanes
+    }
+
+
 def starting_plan(config: ServiceConfig) -> Plan:
     """The setting that the configuration amounts to."""
+    given = allocations(config)
     return Plan(
         tuple(
             LanePlan(
                 name=lane.name,
-                allocation=Allocation(lane.workers, lane.nice, frozenset(lane.cores), lane.batch),
+                allocation=given[lane.name],
                 traffic=lane.name,
                 up_to_work_ns=EVERYTHING,
                 urgency=lane.urgency,
@@ -63,6 +77,7 @@ class Control:
 
     controller: Controller
     ledger: Ledger
+    effects: HostEffects
 
     @property
     def mode(self) -> Mode:
@@ -79,27 +94,20 @@ class Control:
         self.controller.cycle.mode = mode
 
     def knobs(self, lane: str) -> Sequence[KnobStatus]:
-        """Settings beyond workers, nice level, cores and batch."""
-        plan = self.controller.cycle.plan.lane(lane)
-        if plan is None:
-            return ()
-        found = []
-        if plan.allocation.bytes_per_second:
-            found.append(KnobStatus("bandwidth", "bytes/s", desired=plan.allocation.bytes_per_second))
-        if plan.allocation.cache_bytes:
-            found.append(KnobStatus("cache", "bytes", desired=float(plan.allocation.cache_bytes)))
-        if plan.allocation.gpu_memory_bytes:
-            found.append(KnobStatus("gpu memory", "bytes", desired=float(plan.allocation.gpu_memory_bytes)))
-        return found
+        """Settings beyond workers, nice level and batch: desired, granted and observed."""
+        return self.effects.knobs(lane)
 
     def health(self) -> Sequence[ComponentHealth]:
-        """The controller: its fallback, and whether its turns fail."""
+        """The controller, with its fallback and whether its turns fail; and every actuator."""
+        return [self._own_health(), *self.effects.health()]
+
+    def _own_health(self) -> ComponentHealth:
         if self.controller.failures:
             reason = f"{self.controller.failures} turns failed, see the log"
-            return [ComponentHealth("controller", "degraded", reason)]
+            return ComponentHealth("controller", "degraded", reason)
         if self.mode != "off" and self.fallback:
-            return [ComponentHealth("controller", "degraded", f"predictions are not used: {self.fallback}")]
-        return [ComponentHealth("controller")]
+            return ComponentHealth("controller", "degraded", f"predictions are not used: {self.fallback}")
+        return ComponentHealth("controller")
 
 
 def build_control(
@@ -110,12 +118,14 @@ def build_control(
     surroundings: Surroundings,
     ledger: Ledger,
     usable_cores: int,
+    effects: HostEffects,
 ) -> Control:
     """The controller for a dispatcher that runs the :func:`starting_plan`.
 
     Args:
         rules: which segments belong to each traffic class, in order of matching.
         surroundings: the host, the model and the effects.
+        effects: among the surroundings' effects.
     """
     controller = Controller(
         dispatcher,
@@ -128,7 +138,7 @@ def build_control(
         surroundings=surroundings,
         ledger=ledger,
     )
-    return Control(controller, ledger)
+    return Control(controller, ledger, effects)
 
 
 def _objective(objective: ObjectiveConfig) -> Objective:

@@ -7,8 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from streamspec.assembly.control import Control, build_control, build_observer
+from streamspec.assembly.effects import build_effects
 from streamspec.assembly.learning import Learning
 from streamspec.assembly.ledger import Ledger
+from streamspec.assembly.warming import warm_foresight, warm_policies
 from streamspec.core.control import HostState
 from streamspec.core.prediction import variant_stage
 from streamspec.engine.controller import ModelFacts, Surroundings
@@ -16,6 +18,7 @@ from streamspec.engine.foresight import Foresight
 from streamspec.monitors.host import HostMonitor
 
 if TYPE_CHECKING:
+    from streamspec.assembly.gpu import GpuPool
     from streamspec.config import ServiceConfig
     from streamspec.engine.arena import Arena
     from streamspec.engine.dispatcher import Dispatcher
@@ -45,10 +48,16 @@ class Steering:
         dispatcher: that runs it.
         log: where decisions are read.
         rules: which segments belong to each traffic class, in order of matching.
+        gpu: the service's pool of GPU memory.
     """
 
     def __init__(
-        self, config: ServiceConfig, dispatcher: Dispatcher, log: DecisionLog, rules: dict[str, LaneRule]
+        self,
+        config: ServiceConfig,
+        dispatcher: Dispatcher,
+        log: DecisionLog,
+        rules: dict[str, LaneRule],
+        gpu: GpuPool | None = None,
     ) -> None:
         self.learning: Learning | None = None
         self._dispatcher = dispatcher
@@ -60,11 +69,16 @@ class Steering:
         dispatcher.watch(self.observer)
         if dispatcher.foresight is not None:
             self.learning = Learning(config, dispatcher, dispatcher.foresight)
+            warm_foresight(dispatcher.foresight)
+        warm_policies(config)
         self.ledger = Ledger(log, self.learning.database if self.learning is not None else None)
         usable_cores = len(os.sched_getaffinity(0))
-        surroundings = Surroundings(host=lambda: self._host_state, model=self._model)
+        self.effects = build_effects(config, dispatcher, gpu, lambda: self.control.mode == "auto")
+        surroundings = Surroundings(
+            host=lambda: self._host_state, model=self._model, caches=self.effects.caches, effects=(self.effects,)
+        )
         self.control: Control = build_control(
-            config, dispatcher, self.observer, rules, surroundings, self.ledger, usable_cores
+            config, dispatcher, self.observer, rules, surroundings, self.ledger, usable_cores, self.effects
         )
 
     def start(self) -> None:
@@ -73,11 +87,13 @@ class Steering:
             self.learning.start()
         self._look_at_host()
         control = self._config.control
+        self.effects.start(self.control.controller.cycle.plan)
         self.control.controller.start(control.period, control.glance)
 
     async def close(self) -> None:
         """Stop deciding, let the learner finish, keep what there is to keep."""
         self.control.controller.close()
+        await self.effects.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
