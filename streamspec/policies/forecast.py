@@ -56,13 +56,17 @@ class Demand:
 
     def pessimistic(self, sigmas: float) -> Demand:
         """As much more as the uncertainty of the average allows."""
-        return replace(self, rate=self.rate * (1.0 + sigmas * self.sigma_ratio))
+        return self.scaled_rate(1.0 + sigmas * self.sigma_ratio)
+
+    def scaled_rate(self, factor: float) -> Demand:
+        """That many times as many segments."""
+        return replace(self, rate=self.rate * factor)
 
     def with_backlog(self, work_seconds: float, within_seconds: float) -> Demand:
         """Plus what must be worked off within that time, as if it arrived evenly."""
         if work_seconds <= 0.0 or self.work <= 0.0:
             return self
-        return replace(self, rate=self.rate * (1.0 + work_seconds / within_seconds / self.work))
+        return self.scaled_rate(1.0 + work_seconds / within_seconds / self.work)
 
     def scaled_cost(self, factor: float) -> Demand:
         """With every segment dearer by that factor (the default variant instead of those chosen)."""
@@ -77,6 +81,8 @@ class Forecaster:
     settled_seconds: float = 0.0
     shifted: bool = False
     """The last update jumped."""
+    window_ratio: float = 1.0
+    """Work of the last window over that of the average."""
     _started: bool = False
     _count: Floats = field(default_factory=lambda: np.zeros(COST_BINS))
     _sum: Floats = field(default_factory=lambda: np.zeros(COST_BINS))
@@ -96,6 +102,8 @@ class Forecaster:
         self._learn_costs(arrivals, since_last_seconds)
         cost, square = self._costs()
         self._average(rate, cost, square, window_seconds, since_last_seconds)
+        average = float(self.rate @ cost)
+        self.window_ratio = float(rate @ cost) / average if average > 0 else 1.0
         self._spread(burst_ratio, square, window_seconds, since_last_seconds)
         return Demand(
             self.rate,

@@ -55,7 +55,7 @@ def snips(cost: Floats, propensity: Floats, target: Floats, *, clip: float = mat
     """Self-normalised: slightly biased, never outside the range of the costs."""
     weights = importance_weights(propensity, target, clip)
     total = float(weights.sum())
-    if total <= 0:
+    if total < 1e-12:
         return Estimate(math.nan, -math.inf, math.inf, 0.0)
     mean = float((weights * cost).sum()) / total
     spread = math.sqrt(float((weights**2 * (cost - mean) ** 2).sum())) / total

@@ -142,6 +142,63 @@ def _consider(
 
 
 @kernel
+def least_workers(rate: Floats, cost: Floats, low: int, high: int, ceiling: int) -> int:
+    """Fewest workers that carry the work of these bins, at least one."""
+    work = 0.0
+    for index in range(low, high):
+        work += rate[index] * cost[index]
+    return min(max(math.ceil(work / FULL), 1), ceiling)
+
+
+@kernel
+def _search_two(
+    rate: Floats, cost: Floats, square: Floats, curve: Floats, cores: int, limit: float, dispersion: float,
+    allowed: float, ceiling: int, most: int, first: int, last: int, prior_workers: int, prior_work: float,
+    best: Floats, found: Ints,
+) -> None:  # fmt: skip
+    """Consider two lanes, with every cut."""
+    bins = len(rate)
+    cuts, workers = np.full(3, bins, dtype=np.int64), np.zeros(3, dtype=np.int64)
+    reach = 6 if ceiling > 8 else ceiling
+    for cut in range(first + 1, last):
+        cuts[0] = cut
+        head, tail = least_workers(rate, cost, 0, cut, ceiling), least_workers(rate, cost, cut, bins, ceiling)
+        if head + tail > most:  # not all can be carried: then the light ones at least
+            head, tail = min(head, most - 1), 1
+        for one in range(head, min(head + reach, most) + 1):
+            for two in range(tail, min(tail + reach, most - one) + 1):
+                workers[0], workers[1] = one, two
+                _consider(rate, cost, square, cuts, workers, 2, curve, cores, limit, dispersion, prior_workers,
+                          prior_work, allowed, best, found)  # fmt: skip
+
+
+@kernel
+def _search_three(
+    rate: Floats, cost: Floats, square: Floats, curve: Floats, cores: int, limit: float, dispersion: float,
+    allowed: float, ceiling: int, most: int, first: int, last: int, prior_workers: int, prior_work: float,
+    best: Floats, found: Ints,
+) -> None:  # fmt: skip
+    """Consider three lanes, with every second cut."""
+    bins = len(rate)
+    cuts, workers = np.full(3, bins, dtype=np.int64), np.zeros(3, dtype=np.int64)
+    reach = min(ceiling, 3)
+    for cut in range(first + 1, last, 2):
+        for upper in range(cut + 2, last, 2):
+            cuts[0], cuts[1] = cut, upper
+            head = least_workers(rate, cost, 0, cut, ceiling)
+            middle = least_workers(rate, cost, cut, upper, ceiling)
+            tail = least_workers(rate, cost, upper, bins, ceiling)
+            if head + middle + tail > most:
+                head, middle, tail = min(head, most - 2), 1, 1
+            for one in range(head, min(head + reach, most) + 1):
+                for two in range(middle, min(middle + reach, most - one) + 1):
+                    for three in range(tail, min(tail + reach, most - one - two) + 1):
+                        workers[0], workers[1], workers[2] = one, two, three
+                        _consider(rate, cost, square, cuts, workers, 3, curve, cores, limit, dispersion,
+                                  prior_workers, prior_work, allowed, best, found)  # fmt: skip
+
+
+@kernel
 def search(
     rate: Floats, cost: Floats, square: Floats, curve: Floats, cores: int, limit: float, dispersion: float,
     allowed: float, ceiling: int, spread: int, max_lanes: int, prior_workers: int, prior_work: float, found: Ints,
@@ -149,8 +206,8 @@ def search(
     """The cheapest lanes, cuts and workers whose misses stay within ``allowed`` per second.
 
     Args:
-        ceiling: most workers together; with more than one lane, one more per further lane is allowed by
-            ``spread`` (preempted workers take no core from urgent ones).
+        ceiling: most workers of one lane; ``spread``: as many more may stand in further lanes (preempted workers
+            take no core from urgent ones).
         max_lanes: 1 to 3.
         found: ``FOUND_*`` columns, written.
 
@@ -166,50 +223,16 @@ def search(
             first, last = min(first, index), index + 1
     for one in range(1, ceiling + 1):
         workers[0] = one
-        cuts[0] = bins
         _consider(rate, cost, square, cuts, workers, 1, curve, cores, limit, dispersion, prior_workers, prior_work,
                   allowed, best, found)  # fmt: skip
-    if max_lanes < 2:
-        return best[0], best[3]
     most = ceiling + spread
-    reach = 6 if ceiling > 8 else ceiling
-    for cut in range(first + 1, last):
-        cuts[0], cuts[1] = cut, bins
-        head, tail = least_workers(rate, cost, 0, cut, ceiling), least_workers(rate, cost, cut, bins, ceiling)
-        if head + tail > most:  # not all can be carried: then the light ones at least
-            head, tail = min(head, most - 1), 1
-        for one in range(head, min(head + reach, most) + 1):
-            for two in range(tail, min(tail + reach, most - one) + 1):
-                workers[0], workers[1] = one, two
-                _consider(rate, cost, square, cuts, workers, 2, curve, cores, limit, dispersion, prior_workers,
-                          prior_work, allowed, best, found)  # fmt: skip
-    if max_lanes < 3 or ceiling < 3:
-        return best[0], best[3]
-    reach = min(reach, 3)
-    for cut in range(first + 1, last, 2):
-        for upper in range(cut + 2, last, 2):
-            cuts[0], cuts[1], cuts[2] = cut, upper, bins
-            head = least_workers(rate, cost, 0, cut, ceiling)
-            middle = least_workers(rate, cost, cut, upper, ceiling)
-            tail = least_workers(rate, cost, upper, bins, ceiling)
-            if head + middle + tail > most:
-                head, middle, tail = min(head, most - 2), 1, 1
-            for one in range(head, min(head + reach, most) + 1):
-                for two in range(middle, min(middle + reach, most - one) + 1):
-                    for three in range(tail, min(tail + reach, most - one - two) + 1):
-                        workers[0], workers[1], workers[2] = one, two, three
-                        _consider(rate, cost, square, cuts, workers, 3, curve, cores, limit, dispersion,
-                                  prior_workers, prior_work, allowed, best, found)  # fmt: skip
+    if max_lanes >= 2 and most >= 2:
+        _search_two(rate, cost, square, curve, cores, limit, dispersion, allowed, ceiling, most, first, last,
+                    prior_workers, prior_work, best, found)  # fmt: skip
+    if max_lanes >= 3 and most >= 3:
+        _search_three(rate, cost, square, curve, cores, limit, dispersion, allowed, ceiling, most, first, last,
+                      prior_workers, prior_work, best, found)  # fmt: skip
     return best[0], best[3]
-
-
-@kernel
-def least_workers(rate: Floats, cost: Floats, low: int, high: int, ceiling: int) -> int:
-    """Fewest workers that carry the work of these bins, at least one."""
-    work = 0.0
-    for index in range(low, high):
-        work += rate[index] * cost[index]
-    return min(max(math.ceil(work / FULL), 1), ceiling)
 
 
 @kernel
@@ -224,9 +247,13 @@ def growth_room(
     low, high = 1.0 / 64.0, 64.0
     for _ in range(14):
         middle = math.sqrt(low * high)
+        hopeless = 0.0  # what grows past the limit is missed, other than what was past it before
+        for index in range(len(rate)):
+            if cost[index] < limit <= cost[index] * middle:
+                hopeless += rate[index]
         missed, full = misses(rate, cost * middle, square * middle * middle, cuts, workers, lanes, curve, cores,
                               limit, dispersion, 0, 0.0)  # fmt: skip
-        if missed <= allowed_ratio * total and full < FULL:
+        if missed + hopeless <= allowed_ratio * total and full < FULL:
             low = middle
         else:
             high = middle

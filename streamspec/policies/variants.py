@@ -150,6 +150,8 @@ class VariantsPolicy:
             demand = forecaster.update(
                 traffic.arrivals, observation.window_seconds, since_last, traffic.burst_ratio
             ).pessimistic(1.0)
+            # Spare time is filled to the brim, so that a rise counts before the average has followed it.
+            demand = demand.scaled_rate(max(forecaster.window_ratio, 1.0))
             lanes = [lane for lane in plan.lanes if lane.traffic == traffic.name]
             if not lanes or demand.work <= 0:
                 continue

@@ -125,6 +125,7 @@ class Observer:
                     traffic=lane.traffic,
                     workers_observed=lane.allocation.workers,
                     queued=len(queue),
+                    queued_work_seconds=float(np.nansum(self._predicted(queue.astype(np.int64)))) / 1e9,
                     queued_upper_seconds=float(np.nansum(plant.workload.upper_ns[queue])) / 1e9,
                     oldest_age_seconds=plant.now_seconds - first,
                 )
@@ -227,7 +228,8 @@ class Observer:
         usable = over[work.usable[over] & np.isfinite(self._predicted(over))]
         predicted, measured = self._predicted(usable), work.work_ns[usable, plant.variant[usable]]
         total = measured.sum()
-        upper = np.maximum(work.upper_ns[usable], predicted)
+        dearer = predicted / np.maximum(work.predicted_ns[usable, work.default_variant], 1.0)
+        upper = np.maximum(work.upper_ns[usable] * dearer, predicted)
         return ModelHealth(
             version=1,
             trusted=self.model.trusted,

@@ -132,6 +132,14 @@ CONTENT_SHIFT = Scenario((0.0, 15.0), (0.36, 0.36), mixes=(LIGHT_MIX, HEAVY_MIX)
 ONE_HEAVY_KEY = Scenario(cores=(1.3,), keys=0.9)
 SLOW_SINK = Scenario(cores=(0.4,), setting=PlantSetting(sink_bytes_per_second=4.0e6, slots=512))
 HARMFUL_WORKER = Scenario(
-    cores=(2.2,), setting=PlantSetting(speed_up=(0.0, 1.0, 1.85, 1.4, 1.2), workers_ceiling=4, can_wait=False, slots=256)
+    cores=(2.2,),
+    setting=PlantSetting(speed_up=(0.0, 1.0, 1.85, 1.4, 1.2), workers_ceiling=4, can_wait=False, slots=256),
 )
 IDLE = Scenario((0.0, 10.0), (0.8, 0.0002))
+TOO_LOW = Scenario(cores=(0.3,), model=ten_times_too_low)
+TOO_HIGH = Scenario(cores=(0.3,), model=three_times_too_high)
+SHUFFLED = Scenario(cores=(0.3,), model=shuffled)
+CONSTANT = Scenario((0.0, 15.0), (0.3, 1.2), model=constant)
+NOT_A_NUMBER = Scenario(cores=(0.3,), model=not_a_number)
+HOSTILE = Scenario(cores=(0.6,), model=hostile)
+FROZEN = Scenario((0.0, 45.0), (0.3, 1.2), seconds=60.0, says=ModelSetting(frozen_at_seconds=5.0))
