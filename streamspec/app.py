@@ -136,6 +136,7 @@ class Service:
             await self._open_source(name, source)
         steering.rules_changed(lane_rules(self.config, self.dispatcher.source_names))
         steering.start()
+        await self._until_started(steering.warm())
         for running in self.sources.values():
             self._run_source(running)
         self.started_ns = time.monotonic_ns()

@@ -90,6 +90,11 @@ class Steering:
         self.effects.start(self.control.controller.cycle.plan)
         self.control.controller.start(control.period, control.glance)
 
+    async def warm(self) -> None:
+        """Return when what other instances have learned is known, or that takes too long."""
+        if self.learning is not None:
+            await self.learning.warm()
+
     async def close(self) -> None:
         """Stop deciding, let the learner finish, keep what there is to keep."""
         self.control.controller.close()
@@ -125,6 +130,7 @@ class Steering:
                 "skipped": dict(learning.client.skipped),
                 "model_version": learning.client.snapshot.version,
                 "base_model": learning.base_name or None,
+                "sharing": None if learning.sharing is None else dict(learning.sharing.summary()),
             },
         }
 
