@@ -16,6 +16,7 @@ from streamspec.profiles.set_aside import open_or_set_aside
 from streamspec.telemetry.state import ComponentHealth, LearningStatus
 
 if TYPE_CHECKING:
+    from streamspec.assembly.sharing import Sharing
     from streamspec.config import ServiceConfig
     from streamspec.engine.dispatcher import Dispatcher
     from streamspec.engine.foresight import Foresight
@@ -55,7 +56,9 @@ class Learning:
             base=self.base,
             state=place,
             objective_ns=config.objective.latency * 1e9,
+            share_interval_seconds=profiles.share.interval if profiles.share is not None else 0.0,
         )
+        self.sharing, self.sharing_problem = _sharing(config, self.client)
         foresight.predictor = self.client.snapshot
         self._listeners = dispatcher.accounts.listeners
         self._offer = self.client.offer
@@ -69,11 +72,21 @@ class Learning:
     def start(self) -> None:
         """Start the learner process; the stream does not wait for it."""
         self.client.start()
+        if self.sharing is not None:
+            self.sharing.start()
+
+    async def warm(self) -> None:
+        """Return when it is known what other instances have learned, or it takes too long; at once where nothing is
+        shared."""
+        if self.sharing is not None:
+            await self.sharing.warm()
 
     async def close(self) -> None:
         """Let the learner finish and store; close the database."""
         self._listeners.remove(self._offer)
         await self.client.close()
+        if self.sharing is not None:
+            await self.sharing.close()
         if self.database is not None:
             await asyncio.to_thread(self.database.close)
 
@@ -152,7 +165,23 @@ class Learning:
             found.append(ComponentHealth("base model", "degraded", "none: costs are predicted from size until learned"))
         elif self.base_problem:
             found.append(ComponentHealth("base model", "degraded", self.base_problem))
+        if self.sharing is not None:
+            found.append(self.sharing.health())
+        elif self.sharing_problem:
+            found.append(ComponentHealth("profile sharing", "degraded", self.sharing_problem))
         return found
+
+
+def _sharing(config: ServiceConfig, client: LearnerClient) -> tuple[Sharing | None, str]:
+    if config.profiles.share is None or not config.learning.enabled:
+        return None, ""
+    from streamspec.assembly.sharing import Sharing, sharing_key
+
+    try:
+        return Sharing(config.profiles, sharing_key(config.profiles), client), ""
+    except DatabaseUnusable as error:
+        _log.error("what is learned is not shared", reason=str(error))
+        return None, str(error)
 
 
 def _open_database(config: ServiceConfig) -> tuple[ProfileDatabase | None, str]:

@@ -21,13 +21,14 @@ FIRST_DELAY_SECONDS = 0.2
 LARGEST_DELAY_SECONDS = 2.0
 
 
-async def reach(make: Callable[[dict[str, Any]], Any], access: KafkaAccess, where: str) -> Any:
+async def reach(make: Callable[[dict[str, Any]], Any], access: KafkaAccess, where: str, *, once: bool = False) -> Any:
     """A started consumer or producer.
 
     Args:
         make: of keyword arguments, a client that is not started.
         access: addresses and credentials.
         where: for errors, e.g. ``sources.in``.
+        once: do not try again.
 
     Raises:
         DependencyUnavailable: no broker within ``connect_timeout``, or one that refuses us.
@@ -47,7 +48,7 @@ async def reach(make: Callable[[dict[str, Any]], Any], access: KafkaAccess, wher
             await stop(client)
             reason = await _true_reason(error, access, options)
             hopeless = kafka_errors.is_hopeless(reason)
-            if hopeless or time.monotonic() + delay >= give_up:
+            if once or hopeless or time.monotonic() + delay >= give_up:
                 raise kafka_errors.unavailable(reason, f"{where}.brokers", ",".join(access.brokers)) from error
             _log.warning("no broker answers, trying again", where=where, reason=str(reason) or repr(reason))
         except BaseException:

@@ -63,6 +63,11 @@ class Challengers:
         for challenger in self._of.values():
             challenger.drifted()
 
+    def forget(self, heads: Sequence[int]) -> None:
+        """The linear models of these heads are others now: what the trees learned on top of the old ones is void."""
+        for head in heads:
+            self._of.pop(head, None)
+
     def flat(self) -> FlatTrees:
         """The champions among the trees, as arrays."""
         champions = [self._champion(head) for head in range(self._heads)]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from streamspec.core.component import ComponentConfig
 from streamspec.core.units import Seconds
+from streamspec.profiles.share_config import ShareConfig
 
 
 class ProfilesConfig(ComponentConfig):
@@ -27,7 +28,12 @@ class ProfilesConfig(ComponentConfig):
     state: str = Field(
         default="online",
         description="Name under which what is learned online is kept. Services of different traffic that share a "
-        "database take different names.",
+        "database or a topic take different names.",
+    )
+    share: ShareConfig | None = Field(
+        default=None,
+        description="Exchange what is learned with other instances, so that a new one starts warm; unset: each learns "
+        "for itself.",
     )
 
 

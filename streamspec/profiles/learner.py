@@ -90,6 +90,7 @@ class _Child:
     pidfd: int
     connection: socket.socket
     ready: bool = False
+    offers: int = 0  # of other instances' states that are not answered
 
 
 class LearnerClient:
@@ -102,11 +103,16 @@ class LearnerClient:
         base: the base model, if there is one.
         state: where the state is kept; None forgets at the end.
         objective_ns: the latency objective, 0 for none.
+        share_interval_seconds: how often to call ``on_shared``, 0 for never.
 
     Attributes:
         snapshot: the newest; before the first, what is known without learning.
         finished: outcomes that were offered.
         restarts: learners that took the place of dead ones.
+        adopted: heads that were taken over from other instances.
+        on_ready: called in the event loop when a learner is ready for outcomes.
+        on_shared: called with what other instances can start from, when something new was learned.
+        on_refused: called with the reason why what :meth:`adopt` offered is not used.
     """
 
     def __init__(
@@ -118,11 +124,17 @@ class LearnerClient:
         base: BaseSource | None = None,
         state: StatePlace | None = None,
         objective_ns: float = 0.0,
+        share_interval_seconds: float = 0.0,
     ) -> None:
         self.config = config or LearningConfig()
         self.plan = plan_heads(heads)
         self.finished = 0
         self.restarts = 0
+        self.adopted = 0
+        self.on_ready: Callable[[], None] | None = None
+        self.on_shared: Callable[[bytes], None] | None = None
+        self.on_refused: Callable[[str], None] | None = None
+        self._share_interval_seconds = share_interval_seconds
         self._on_snapshot = on_snapshot
         self._base = base
         self._place = state
@@ -156,6 +168,11 @@ class LearnerClient:
         while self._child is None or not self._child.ready:
             await self._change()
 
+    async def wait_adopted(self) -> None:
+        """Return when the learner has taken or left everything that :meth:`adopt` offered."""
+        while self._child is not None and self._child.offers:
+            await self._change()
+
     async def wait_learned(self) -> None:
         """Return when nothing waits to be learned: everything offered is learned or skipped."""
         while self.waiting:  # noqa: ASYNC110 (counters in shared memory wake nobody)
@@ -186,6 +203,24 @@ class LearnerClient:
     def pid(self) -> int | None:
         """Process id of the learner, None while there is none."""
         return None if self._child is None else self._child.process.pid
+
+    @property
+    def ready(self) -> bool:
+        """There is a learner that is ready for outcomes."""
+        return self._child is not None and self._child.ready
+
+    def adopt(self, body: bytes) -> bool:
+        """Offer what another instance learned (``OnlineLayer.shared``; its signature was checked); False when there
+        is no learner that listens."""
+        if self._child is None or not self._child.ready:
+            return False
+        try:
+            if not wire.send_file(self._child.connection, {"adopt": True}, body):
+                return False
+        except OSError:  # it is dying: its end is seen soon
+            return False
+        self._child.offers += 1
+        return True
 
     # -- outcomes -----------------------------------------------------------------------------
     def offer(self, rows: Rows) -> None:
@@ -289,6 +324,7 @@ class LearnerClient:
                 "config": self.config.model_dump(mode="json"),
                 "objective_ns": self._objective_ns,
                 "version": self.snapshot.version,
+                "share_interval": self._share_interval_seconds,
                 "base_fd": base_fd,
                 "base_bytes": 0 if base is None else len(base.content),
                 "base_loader": "" if base is None else base.loader,
@@ -324,10 +360,21 @@ class LearnerClient:
         if content.get("ready"):
             child.ready = True
             self._failures = 0
+            if self.on_ready is not None:
+                self.on_ready()
             self._changed.set()
         elif "snapshot" in content and fds:
             body = wire.read_file(fds[0], int(content["bytes"]))
             self._publish(body)
+        elif "shared" in content and fds:
+            if self.on_shared is not None:
+                self.on_shared(wire.read_file(fds[0], int(content["bytes"])))
+        elif "adopted" in content:
+            child.offers -= 1
+            self.adopted += int(content["adopted"])
+            if "refused" in content and self.on_refused is not None:
+                self.on_refused(str(content["refused"]))
+            self._changed.set()
         elif "log" in content:
             log = _log.warning if content["log"] != "info" else _log.info
             log(str(content["event"]), **content.get("fields", {}))

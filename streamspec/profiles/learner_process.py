@@ -66,6 +66,7 @@ class LearnerLoop:
         layer: OnlineLayer,
         keeper: StateKeeper,
         version: int,
+        share_interval_seconds: float = 0.0,
     ) -> None:
         self._connection = connection
         self._ring = ring
@@ -73,6 +74,9 @@ class LearnerLoop:
         self._keeper = keeper
         self._version = version
         self._interval_ns = round(layer.config.snapshot_interval * 1e9)
+        self._share_ns = round(share_interval_seconds * 1e9)
+        self._shared_ns = time.monotonic_ns()
+        self._shared_learned = 0
         self._published_ns = 0
         self._unpublished = True
         self._drifted = False
@@ -89,6 +93,8 @@ class LearnerLoop:
             now_ns = time.monotonic_ns()
             self._publish_when_due(now_ns)
             self._keeper.keep_when_due(self._layer, now_ns)
+            if self._share_ns and now_ns - self._shared_ns >= self._share_ns:
+                self._share(now_ns)
             if self._ending:
                 end_ns = end_ns or now_ns + LAST_LESSONS_NS
                 if not learned or now_ns > end_ns:
@@ -97,6 +103,8 @@ class LearnerLoop:
                 self._read()
         if self._unpublished:
             self._publish(now_ns)
+        if self._share_ns:
+            self._share(now_ns)
         self._keeper.keep(self._layer)
 
     def end(self) -> None:
@@ -136,12 +144,45 @@ class LearnerLoop:
             self._version += 1
             self._unpublished = self._drifted = False
 
-    def _read(self) -> None:
+    def _share(self, now_ns: int) -> None:
+        """Say what other instances can start from, if there is something new."""
+        self._shared_ns = now_ns
+        if self._layer.learned == self._shared_learned:
+            return
         try:
-            message = self._connection.recv(wire.MESSAGE_BYTES)
+            if wire.send_file(self._connection, {"shared": self._layer.learned}, self._layer.shared()):
+                self._shared_learned = self._layer.learned
+        except OSError:
+            self._ending = True
+
+    def _adopt(self, body: bytes) -> None:
+        """Take over from another instance what it knows much better, and predict with it at once."""
+        before = self._layer.learned
+        answer: dict[str, Any] = {"adopted": 0}
+        try:
+            answer["adopted"] = self._layer.adopt(body)
+        except StreamspecError as error:
+            answer["refused"] = str(error)
+        if answer["adopted"]:
+            if before == self._shared_learned:
+                self._shared_learned = self._layer.learned  # nothing of our own is new
+            self._publish(time.monotonic_ns())
+        try:
+            self._connection.send(wire.encode(answer))
+        except OSError:
+            self._ending = True
+
+    def _read(self) -> None:
+        fds: list[int] = []
+        try:
+            message, fds, _, _ = socket.recv_fds(self._connection, wire.MESSAGE_BYTES, 1)
         except OSError:
             message = b""
         content = wire.decode(message) if message else {"exit": True}
+        if "adopt" in content and fds:
+            self._adopt(wire.read_file(fds[0], int(content["bytes"])))
+        for fd in fds:
+            os.close(fd)
         if "objective_ns" in content:
             self._layer.objective_ns = float(content["objective_ns"])
         if content.get("exit"):
@@ -207,7 +248,7 @@ def main(argument: str) -> int:
     try:
         layer = build_layer(spec, config)
         keeper.restore(layer)
-        loop = LearnerLoop(connection, ring, layer, keeper, spec["version"])
+        loop = LearnerLoop(connection, ring, layer, keeper, spec["version"], spec["share_interval"])
         _end_with_parent(loop)
         gc.collect()
         gc.freeze()

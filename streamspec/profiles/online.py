@@ -35,6 +35,7 @@ from streamspec.profiles.online_inputs import INPUT_NAMES, INPUTS
 from streamspec.profiles.online_kernels import QUANTILE, Correction, Learned, learn_rows
 from streamspec.profiles.online_state import new_correction, new_heads, new_latency
 from streamspec.profiles.refusals import ContentRefused
+from streamspec.profiles.shared_state import LEARNED_FIELDS, SharedState, adopt, pack_state, take, unpack_state
 from streamspec.profiles.snapshot import Snapshot, base_offsets, finite_features
 from streamspec.profiles.tracking_kernels import COUNT, DRIFTS, LOSS, Tracking
 from streamspec.profiles.unpickling import dump_state, load_state
@@ -244,14 +245,47 @@ class OnlineLayer:
         except Exception as error:  # whatever a foreign object in its place raises
             raise ContentRefused(f"not a state of the online layer: {error!r}", where="profiles.online") from error
         ours, theirs = list(found), list(found.values())
-        _take(self._heads, ours, tracking, theirs)
-        _take(self._latency.residual, [0], residual, [0])
-        _take(self._latency.miss, [0], miss, [0])
+        take(self._heads, ours, tracking, theirs)
+        take(self._latency.residual, [0], residual, [0])
+        take(self._latency.miss, [0], miss, [0])
         names = {self.plan.keys[index]: index for index in ours}
         self._challengers.take({names[name]: one for name, one in challengers.items() if name in names})
         self._correction.bounds[:], self._correction.doubt[:], self._latency.bounds[:], self.learned = rest
         self._borrow()
         return len(found)
+
+    # -- sharing ------------------------------------------------------------------------------
+    def shared(self) -> bytes:
+        """What other instances can start from: the fast models, without the trees and without a pickle."""
+        return pack_state(self._shared())
+
+    def adopt(self, content: bytes) -> int:
+        """Take over from another instance's :meth:`shared` what it knows much better (see ``shared_state``); returns
+        how many heads. Check its signature first.
+
+        Raises:
+            ContentRefused: it is damaged, or of another version or base model. Nothing has changed.
+        """
+        theirs = unpack_state(content, self._shared())
+        taken = adopt(self._shared(), theirs, self.config.adaptation)
+        if taken:
+            self._challengers.forget(taken)
+            self.learned = max(self.learned, theirs.learned)
+            self._borrow()
+        return len(taken)
+
+    def _shared(self) -> SharedState:
+        """The arrays themselves, not copies."""
+        correction = self._correction
+        return SharedState(
+            self._base_identity,
+            self.plan.keys,
+            self.learned,
+            self._heads,
+            self._latency,
+            correction.bounds,
+            correction.doubt,
+        )
 
     def _places(self, state: Any) -> dict[int, int]:
         """Place of each of our heads in the state."""
@@ -285,19 +319,11 @@ def _copied(latency: LatencyState) -> LatencyState:
     )
 
 
-_LEARNED_FIELDS = ("weights", "covariance", "numbers", "sums")
-
-
 def _checked(values: Any, ours: Tracking) -> Tracking:
     """A stored ``Tracking`` whose models are shaped like ours."""
     theirs = Tracking(*values)
-    for name in _LEARNED_FIELDS:
+    for name in LEARNED_FIELDS:
         found, wanted = getattr(theirs, name), getattr(ours, name)
         if found.shape[1:] != wanted.shape[1:] or found.dtype != wanted.dtype or not np.isfinite(found).all():
             raise ValueError(f"{name} of another shape")
     return theirs
-
-
-def _take(ours: Tracking, places: list[int], theirs: Tracking, sources: list[int]) -> None:
-    for name in _LEARNED_FIELDS:
-        getattr(ours, name)[places] = getattr(theirs, name)[sources]
