@@ -243,8 +243,8 @@ proposals = st.one_of(
     st.builds(
         Proposal,
         knob=st.sampled_from(
-            ["workers", "nice", "cores", "batch", "bytes_per_second", "cache_bytes", "gpu_memory_bytes", "variant_price",
-             "intake", "headroom", "lanes"]
+            ["workers", "nice", "cores", "batch", "bytes_per_second", "cache_bytes", "gpu_memory_bytes",
+             "variant_price", "intake", "headroom", "lanes"]
         ),
         lane=st.sampled_from(["all", "light", "heavy", "absent", ""]),
         before=st.none(),
