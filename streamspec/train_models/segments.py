@@ -19,8 +19,9 @@ from streamspec.profiler.report import cut_file
 SMALLEST_CUT_BYTES = 4096
 FURTHER_CUTS = (1, 2, 4, 16)
 """Training sees segments of the configured size and of fractions of it: those that linger closes are shorter."""
-MOST_SEGMENTS_PER_CUT = 8000
-"""Of the shorter ones a random part is enough."""
+SHARE_OF_FURTHER_CUTS = 2
+"""Of each fraction a random part, so many times as many as there are whole segments: more small ones would have the
+trees spend their leaves on what costs little."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ def cut_files(
 ) -> Iterator[list[CutSegment]]:
     """The segments of each size in turn. What is no capture is left out, unless it is a payload file."""
     layout = replace(engine.layout, output_bytes=64)
+    most = 0
     for place, size in enumerate(cut_sizes(engine, cuts)):
         segments: list[CutSegment] = []
         for number, file in enumerate(files):
             segments += [CutSegment(content, number, place == 0) for content in _cut(file, size, layout)]
-        if place and len(segments) > MOST_SEGMENTS_PER_CUT:
-            chosen = np.random.default_rng(place).choice(len(segments), MOST_SEGMENTS_PER_CUT, replace=False)
+        most = most or SHARE_OF_FURTHER_CUTS * len(segments)
+        if place and len(segments) > most > 0:
+            chosen = np.random.default_rng(place).choice(len(segments), most, replace=False)
             segments = [segments[index] for index in np.sort(chosen)]
         yield segments
 
