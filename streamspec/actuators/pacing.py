@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from streamspec.actuators.shares import LEAST_RATE, EgressShare, burst_bytes
+from streamspec.actuators.shares import LEAST_RATE, EgressShare
 from streamspec.core.pacer import TokenBucket
 
 
@@ -19,6 +19,16 @@ class _LaneBuckets:
         self.own = TokenBucket(share.bytes_per_second, burst_bytes(share.bytes_per_second))
         ceiling = share.ceiling_bytes_per_second
         self.ceiling = TokenBucket(ceiling, burst_bytes(ceiling))
+
+
+LATE_SECONDS = 0.05
+"""A sender that wakes up no later than this after it could have sent loses nothing of its rate."""
+LEAST_BURST_BYTES = 32 * 1024
+
+
+def burst_bytes(rate: float) -> float:
+    """What a lane may send at once after a pause: larger than in the kernel, whose timers are not late."""
+    return max(float(LEAST_BURST_BYTES), rate * LATE_SECONDS)
 
 
 @dataclass(frozen=True)

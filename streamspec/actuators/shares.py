@@ -33,7 +33,9 @@ def fit(desired: Mapping[str, EgressShare], link_bytes_per_second: float) -> dic
     :data:`REST_RATIO`, scaled down together where they ask for more."""
     available = link_bytes_per_second * (1 - REST_RATIO)
     ceilings = {
-        lane: min(share.ceiling_bytes_per_second or link_bytes_per_second, link_bytes_per_second)
+        lane: min(max(share.ceiling_bytes_per_second, LEAST_RATE), link_bytes_per_second)
+        if share.ceiling_bytes_per_second
+        else link_bytes_per_second
         for lane, share in desired.items()
     }
     rates = {lane: min(max(share.bytes_per_second, LEAST_RATE), ceilings[lane]) for lane, share in desired.items()}

@@ -22,7 +22,7 @@ from streamspec.core.errors import StreamspecError
 from streamspec.core.interfaces import AcknowledgedSource, Bytes, Clock, Reducer, Rows, Slots, Source
 from streamspec.core.prediction import PREDICTION
 from streamspec.core.resources import Allocation, Pool
-from streamspec.core.segment import DONE, ERROR_KINDS, FAILED, QUEUED, RUNNING
+from streamspec.core.segment import DONE, ERROR_KINDS, FAILED, QUEUED, RUNNING, SHED
 from streamspec.core.tally import Tally
 from streamspec.engine import kernels
 from streamspec.engine.accounts import Accounts
@@ -44,6 +44,8 @@ from streamspec.engine.warm import warm_kernels
 _log = structlog.get_logger("streamspec.dispatcher")
 
 TICK_SECONDS = 0.05
+SHORT_RATIO = 0.25
+"""Share of free slots at which the arena is short."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ class Dispatcher:
         if not len(slots):
             return
         self._register(source, slots)
+        slots = self._shed_hogs(slots) if self._may_shed[source] else slots
         for lane in self.lanes:
             lane.push(slots)
         self._pump_all()
@@ -234,13 +237,31 @@ class Dispatcher:
         for lane in sorted(self.lanes, key=lambda lane: -lane.urgency):
             slot = lane.shed_oldest(self._may_shed)
             if slot >= 0:
-                self.accounts.shed.add("arena_full")
-                released = self._order.remove(slot)
-                if len(released):
-                    self.delivery.deliver(released)
-                self._finished(np.array([slot], dtype=np.int32))
+                self._shed(slot, "arena_full")
                 return True
         return False
+
+    def _shed(self, slot: int, reason: str) -> None:
+        self.accounts.shed.add(reason)
+        released = self._order.remove(slot)
+        if len(released):
+            self.delivery.deliver(released)
+        self._finished(np.array([slot], dtype=np.int32))
+
+    def _shed_hogs(self, slots: Slots) -> Slots:
+        """While the arena is short, drop what arrives of a traffic class that holds more than its part of it: one
+        whose results leave slowly would starve the others. Returns what stays."""
+        traffic, headers = np.asarray(self.traffic_of_lanes()), self.arena.headers
+        classes = int(traffic.max()) + 1
+        if classes < 2 or self.arena.free_slots > SHORT_RATIO * self.arena.slots:
+            return slots
+        held = np.bincount(traffic[headers["lane"][headers["state"] >= QUEUED]], minlength=classes)
+        beyond = (held > self.arena.slots // classes)[traffic[headers["lane"][slots]]]
+        for slot in slots[beyond].tolist():
+            headers["state"][slot] = SHED
+            self._shed(slot, "class_full")
+        staying: Slots = slots[~beyond]
+        return staying
 
     # -- observing ----------------------------------------------------------------------------
     def foresee(self, foresight: Foresight | None) -> None:
