@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import Any
 
@@ -22,4 +23,10 @@ class Stuck:
 def talkative(payload: bytes) -> bytes:
     """Prints, as people do when they look for a fault."""
     print("looking at", len(payload))
+    return payload
+
+
+def costly(payload: bytes) -> bytes:
+    """About two milliseconds, whatever the payload."""
+    hashlib.pbkdf2_hmac("sha256", payload[:64], b"salt", 6000)
     return payload
