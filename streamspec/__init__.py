@@ -24,9 +24,10 @@ The map of the code, from the bottom up; a package imports only what stands befo
     testing     manual clock, list source and sink, recording intake: used by tests only.
 
 How a segment travels: a source writes it once into a slot of the shared-memory arena; it is profiled and its
-cost predicted; the router names its lane by that cost; a worker process of that lane runs the whole stage chain on that memory; the order line of its
-key releases it; sinks read it from the slot; the source is told; the slot is free again. Only slot
-numbers travel between processes, in batches.
+cost predicted; the router names its lane by that cost; a worker process of that lane runs the whole stage
+chain on that memory; the order line of its key releases it; sinks read it from the slot; the source is told;
+the slot is free again. Only slot numbers travel between processes, in batches. What it really cost goes to the
+learner, and what waits and arrives to the controller.
 
 Invariants, as absences:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,8 @@ def test_damage_is_refused_or_read_but_never_crashes(tmp_path: Path, place: int,
     writer.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:place] + content + whole[place + len(content) :])
-    try:
-        read_trace(path)
-    except UsageError as error:
-        assert "not a trace" in str(error)
+    with suppress(UsageError):
+        assert len(read_trace(path).rows)
 
 
 def test_a_file_that_is_missing_or_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
