@@ -5,6 +5,7 @@ Messages by UDP and TCP go through every stage that has kernels, under control, 
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,28 +13,36 @@ import time
 import urllib.request
 from pathlib import Path
 
-PAGE = "http://127.0.0.1:9470"
 CONFIG = """
 sources:
-  datagrams: {type: udp, bind: 127.0.0.1:9000}
-  frames: {type: tcp, bind: 127.0.0.1:9001, framing: length}
+  datagrams: {{type: udp, bind: "127.0.0.1:{udp}"}}
+  frames: {{type: tcp, bind: "127.0.0.1:{tcp}", framing: length}}
 stages:
-  - {type: decode}
-  - {type: meter}
-  - {type: inspect, rules: rules.yaml}
-  - {type: compress, levels: [1, 3]}
+  - {{type: decode}}
+  - {{type: meter}}
+  - {{type: inspect, rules: rules.yaml}}
+  - {{type: compress, levels: [1, 3]}}
 sinks:
-  out: {type: jsonl, path: out/, payload: base64}
-control: {mode: auto}
-profiles: {database: profiles.db}
-admin: {bind: 127.0.0.1:9470}
+  out: {{type: jsonl, path: out/, payload: base64}}
+control: {{mode: auto}}
+profiles: {{database: profiles.db}}
+admin: {{bind: "127.0.0.1:{page}"}}
 """
 RULES = "- {id: 1, name: password in clear, pattern: 'password=[^&]{1,64}', severity: low}\n"
 PATIENCE_SECONDS = 300.0
 
 
+def free_ports(count: int) -> list[int]:
+    """A build may share the network of its host."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
 def get(path: str) -> bytes:
-    with urllib.request.urlopen(f"{PAGE}{path}", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{page}{path}", timeout=30) as answer:
         return bytes(answer.read())
 
 
@@ -61,14 +70,15 @@ def send(to: str) -> None:
 
 
 os.chdir(tempfile.mkdtemp())
-Path("warm.yaml").write_text(CONFIG)
+udp, tcp, page = free_ports(3)
+Path("warm.yaml").write_text(CONFIG.format(udp=udp, tcp=tcp, page=page))
 Path("rules.yaml").write_text(RULES)
 service = subprocess.Popen(["streamspec", "run", "warm.yaml"])
 try:
     until(service, "ready")
-    send("udp://127.0.0.1:9000")
+    send(f"udp://127.0.0.1:{udp}")
     until(service, "learning and deciding")
-    send("tcp://127.0.0.1:9001?framing=length")
+    send(f"tcp://127.0.0.1:{tcp}?framing=length")
     get("/metrics")
 finally:
     service.terminate()
