@@ -60,7 +60,8 @@ class Sharing:
 
     Attributes:
         published: states that the topic took.
-        refused: records that were not looked at, by reason.
+        refused: records that are not used, by reason: ``not_authentic``, ``not_usable``.
+        closed: :meth:`close` is done.
     """
 
     def __init__(self, config: ProfilesConfig, key: SigningKey, client: LearnerClient) -> None:
@@ -81,6 +82,7 @@ class Sharing:
         self._wanted = asyncio.Event()
         self._told: set[tuple[bytes, str]] = set()
         self._trouble: dict[str, str] = {}
+        self.closed = False
         self._tasks: list[asyncio.Task[None]] = []
         client.on_ready, client.on_shared, client.on_refused = self._ready, self._take_own, self._not_used
 
@@ -111,6 +113,7 @@ class Sharing:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._reader.close()
         await self._writer.close()
+        self.closed = True
 
     async def _told_all(self) -> None:
         while not (self._pending is None or self._trouble):  # noqa: ASYNC110 (once, at the end)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -60,6 +60,16 @@ async def instance(receiver: Receiver, profiles: dict[str, Any]) -> AsyncIterato
     )
     async with running(config) as (service, _):
         yield service, port
+
+
+@contextmanager
+def away(broker: kafka.Kafka) -> Iterator[None]:
+    broker.nodes[0].kill()
+    try:
+        yield
+    finally:
+        broker.nodes[0].start()
+        broker.wait_ready()
 
 
 def learning_of(service: Service) -> Learning:
@@ -164,3 +174,19 @@ async def test_without_a_key_nothing_is_shared(monkeypatch: pytest.MonkeyPatch, 
         told = {part.component: part.reason for part in learning.health()}
     assert learning.sharing is None
     assert "no key to sign with" in told["profile sharing"]
+
+
+async def test_a_broker_that_goes_and_comes_back(broker: kafka.Kafka, name: str, receiver: Receiver) -> None:
+    """What is learned while it is away is told afterwards, and the end without it is soon."""
+    async with instance(receiver, share(broker.address, name, "one")) as (service, port):
+        with away(broker):
+            await error_of_first(service, port, 3)
+        await until(lambda: sharing_of(service).published)
+        with away(broker):
+            await error_of_first(service, port, 2)
+            ending = time.monotonic()
+            service.stop()
+            await until(lambda: sharing_of(service).closed)
+            took_seconds = time.monotonic() - ending
+    print(f"ended without a broker in {took_seconds:.1f} s")
+    assert took_seconds < 20
