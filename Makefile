@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed-run
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -19,7 +20,7 @@ help: ## Show what there is to make
 
 install: $(STAMP) ## Create the environment with the pinned dependencies
 
-demo: $(STAMP) ## Run the service on generated traffic and say what became of it
+demo: $(RUN_STAMP) ## Run the service on generated traffic and say what became of it
 	$(BIN)/streamspec demo --seconds $(DEMO_SECONDS)
 
 test: $(STAMP) ## Run all tests; what cannot be exercised here is listed at the end
@@ -53,15 +54,20 @@ clean: ## Remove the environment and everything that was generated
 	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp is written last, so that an interrupted installation is taken up again.
-$(STAMP): pyproject.toml constraints.txt
+# Stamps are written last, so that an interrupted installation is taken up again. The demo needs what the service needs
+# and no more; Python compiles what it imports when it imports it, which leaves out most of it.
+$(RUN_STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "streamspec needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); \
 	next: install it and run make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot create environments; next: install the package python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt pip setuptools
+	$(PIP) install --quiet --no-compile --constraint constraints.txt pip setuptools
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable .
+	@touch $@
+
+$(STAMP): $(RUN_STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 
