@@ -148,10 +148,11 @@ class Priority:
         if owner is None:
             raise ProcessLookupError(pid)
         present = _read(pid)
-        if owner not in self._before:
+        met = owner in self._before
+        if not met:
             self._before = {known: was for known, was in self._before.items() if known.lives()}
             self._before[owner] = present
-        if urgency == present:
+        if urgency == present and met:  # at the first time, other threads may have another level
             return ""
         try:
             _set_threads(pid, urgency)

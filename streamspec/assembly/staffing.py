@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from streamspec.actuators.affinity import Affinity
 from streamspec.actuators.placement import LaneDemand, place, spread
@@ -53,6 +54,8 @@ class HostStaffing:
         self._grants = grants
         self._topology = topology
         self._placing = placing
+        self._met: WeakSet[Worker] = WeakSet()
+        """Workers whose threads have all been set."""
         self._own_nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._placed: tuple[tuple[LaneDemand, ...], Cores, Mapping[str, Cores]] | None = None
         self._complaints = {"priority": Complaints("priority"), "affinity": Complaints("affinity")}
@@ -66,9 +69,11 @@ class HostStaffing:
 
     def staffed(self, lanes: Sequence[Lane]) -> None:
         """See ``Staffing``: workers that have what they need cost a comparison each."""
+        workers = [worker for lane in lanes for worker in lane.workers]
         self._renice(lanes)
         self.decided = self._decide(lanes)
-        self._confine([worker for lane in lanes for worker in lane.workers])
+        self._confine(workers)
+        self._met.update(workers)
 
     def read_back(self, lanes: Sequence[Lane]) -> None:
         """Ask the host what workers have; set again what is not as it was set (a cpuset that changed, someone with
@@ -94,7 +99,9 @@ class HostStaffing:
 
     def _renice(self, lanes: Sequence[Lane]) -> None:
         wanted = {worker: lane.allocation.nice for lane in lanes for worker in lane.workers}
-        changed = {worker: nice for worker, nice in wanted.items() if worker.granted_nice != nice}
+        changed = {
+            worker: nice for worker, nice in wanted.items() if worker.granted_nice != nice or worker not in self._met
+        }
         applied = self._priority.apply_now({worker.pid: Urgency(self._level(nice)) for worker, nice in changed.items()})
         refused = self._refused["priority"]
         for worker in wanted:
@@ -109,7 +116,7 @@ class HostStaffing:
         changed = {
             worker: cores
             for worker, cores in wanted.items()
-            if (worker.granted_cores or self._affinity.usable) != cores
+            if (worker.granted_cores or self._affinity.usable) != cores or worker not in self._met
         }
         applied = self._affinity.apply_now({worker.pid: cores for worker, cores in changed.items()})
         refused = self._refused["affinity"]
