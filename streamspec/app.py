@@ -102,7 +102,7 @@ class Service:
             clock=SystemClock(),
             foresight=foresight,
         )
-        self.gpu = GpuPool(self.dispatcher)
+        self.gpu = GpuPool(self.dispatcher, self.config.control.guard.bounds.gpu_memory_bytes)
 
     # -- life ---------------------------------------------------------------------------------
     async def run(self) -> int:

@@ -197,7 +197,7 @@ def build_effects(
     staffing = HostStaffing(affinity, priority, dispatcher.grants, cache(topology or read_topology), acting)
     caches = Caches(dispatcher, dispatcher.clock)
     parts: list[Part] = [
-        Levels(priority),
+        Levels(priority, staffing, dispatcher),
         Groups(Cgroup(leftovers=notes), staffing, dispatcher, acting),
         Cores(affinity, staffing, dispatcher),
         Ways(Resctrl(), dispatcher, acting, asked=config.control.cache_ways),

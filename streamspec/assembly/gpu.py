@@ -24,6 +24,7 @@ class GpuPool:
 
     Args:
         dispatcher: whose grants get the pool.
+        limit_bytes: most that is granted on one device; 0: all of it.
         library: instead of ``pynvml``.
     """
 
@@ -31,9 +32,9 @@ class GpuPool:
     wanted = False
     told: Level = "debug"
 
-    def __init__(self, dispatcher: Dispatcher, library: Any | None = None) -> None:
+    def __init__(self, dispatcher: Dispatcher, limit_bytes: int = 0, *, library: Any | None = None) -> None:
         self._dispatcher = dispatcher
-        self._memory = GpuMemory(self._pids, library=library)
+        self._memory = GpuMemory(self._pids, limit_bytes=limit_bytes, library=library)
         self._ready: Readiness | None = None
         self._used: dict[int, int] = {}
 

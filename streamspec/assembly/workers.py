@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from streamspec.actuators.affinity import Affinity
 from streamspec.actuators.cgroup import Cgroup, LaneGroup
 from streamspec.actuators.priority import Priority
@@ -18,28 +20,54 @@ from streamspec.telemetry.state import KnobStatus
 
 if TYPE_CHECKING:
     from streamspec.engine.dispatcher import Dispatcher
+    from streamspec.engine.fleet import Worker
     from streamspec.engine.lane import Lane
 
+_log = structlog.get_logger("streamspec.actuators")
+
+PATIENCE_SECONDS = 30.0
+"""How long a worker may take to start in another's place."""
 FULL_WEIGHT = 100
 """``cpu.weight`` of everyone else, and of one worker at nice 0."""
 
 
 class Levels:
-    """Implements ``Part`` for nice levels; the staffing acts, this one says how far it can."""
+    """Implements ``Part`` for nice levels. The staffing sets them; where a worker cannot come back to the level that
+    its lane needs, this one starts another in its place, one at a time."""
 
     name = "priority"
     wanted = True
     told: Level = "warning"
 
-    def __init__(self, priority: Priority) -> None:
+    def __init__(self, priority: Priority, staffing: HostStaffing, dispatcher: Dispatcher) -> None:
         self._priority = priority
+        self._staffing = staffing
+        self._dispatcher = dispatcher
+        self._extra_until_ns = 0
 
     async def open(self) -> Readiness:
         """See ``Part``."""
         return await self._priority.probe()
 
     async def apply(self, plan: Plan) -> None:
-        """See ``Part``: was done when workers were given to lanes."""
+        """See ``Part``: one step of a replacement. The other worker is started first, so that the lane lacks none."""
+        fleet, stuck = self._dispatcher.fleet, self._stuck()
+        now_ns = self._dispatcher.clock.monotonic_ns()
+        if stuck is None:
+            if self._extra_until_ns:
+                self._extra_until_ns = 0
+                fleet.resize(fleet.size - 1)
+            return
+        worker, nice = stuck
+        if any(other.lane < 0 and self._staffing.can_become(other, nice) for other in fleet.present()):
+            if self._extra_until_ns:
+                self._extra_until_ns, fleet.size = 0, fleet.size - 1
+            _log.info("worker replaced", worker=worker.index, reason=f"it cannot come back to nice {nice}")
+            fleet.retire(worker)
+            fleet.resize(fleet.size)
+        elif now_ns >= self._extra_until_ns:
+            fleet.resize(fleet.size + (not self._extra_until_ns))
+            self._extra_until_ns = now_ns + round(PATIENCE_SECONDS * 1e9)
 
     def knobs(self, lane: LanePlan) -> Sequence[KnobStatus]:
         """See ``Part``: the engine shows them."""
@@ -48,6 +76,15 @@ class Levels:
     async def close(self) -> None:
         """See ``Part``."""
         await self._priority.restore()
+
+    def _stuck(self) -> tuple[Worker, int] | None:
+        """A worker of the most urgent lane that has one, and the level that it cannot come back to."""
+        for lane in sorted(self._dispatcher.lanes, key=lambda lane: lane.urgency):
+            nice = lane.allocation.nice
+            for worker in lane.workers:
+                if worker.granted_nice > nice and not self._staffing.can_become(worker, nice):
+                    return worker, nice
+        return None
 
 
 class Cores:

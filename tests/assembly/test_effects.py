@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +16,15 @@ from streamspec.actuators.affinity import Affinity
 from streamspec.actuators.cgroup import Cgroup, CgroupPlace
 from streamspec.actuators.gpu_memory import RESERVE_BYTES
 from streamspec.actuators.leftovers import Leftovers
-from streamspec.actuators.priority import Priority
+from streamspec.actuators.priority import Priority, Urgency
 from streamspec.actuators.threads import threads_of
 from streamspec.assembly.caches import Caches
 from streamspec.assembly.effects import HostEffects, build_effects
 from streamspec.assembly.gpu import GpuPool
 from streamspec.assembly.parts import Level
 from streamspec.assembly.staffing import HostStaffing
-from streamspec.assembly.workers import Groups, weight_of
-from streamspec.core.actuation import Readiness
+from streamspec.assembly.workers import Groups, Levels, weight_of
+from streamspec.core.actuation import Applied, Readiness
 from streamspec.core.control import LanePlan, Plan
 from streamspec.core.pools import AmountPool
 from streamspec.core.resources import Allocation, Pool
@@ -151,23 +151,37 @@ async def test_nice_levels_are_those_of_every_thread(tmp_path: Path) -> None:
             assert [worker.granted_nice for worker in lane.workers] == [nice]
 
 
-async def test_workers_that_cannot_come_back_to_a_level_are_not_chosen_for_it(tmp_path: Path) -> None:
+async def test_workers_that_cannot_come_back_to_a_level_are_not_chosen_for_it_and_replaced_in_the_end() -> None:
     class Unprivileged(Priority):
         def can_become(self, pid: int, nice: int) -> bool:
             return os.getpriority(os.PRIO_PROCESS, pid) <= nice
 
+        def apply_now(self, desired: Mapping[int, Urgency]) -> Applied[int, Urgency]:
+            possible = {pid: urgency for pid, urgency in desired.items() if self.can_become(pid, urgency.nice)}
+            return super().apply_now(possible)
+
     lanes = _lanes(light=Allocation(), rest=Allocation(nice=5))
     async with running(lanes=lanes, workers=3) as bench:
         dispatcher = bench.dispatcher
-        dispatcher.staffing = HostStaffing(
-            Affinity(), Unprivileged(), dispatcher.grants, lambda: _topology({0}), lambda: False
-        )
+        priority = Unprivileged()
+        staffing = HostStaffing(Affinity(), priority, dispatcher.grants, lambda: _topology({0}), lambda: False)
+        dispatcher.staffing = staffing
         dispatcher.assign_workers()
         (nicer,) = dispatcher.lanes[1].workers
         dispatcher.apply_all({"light": Allocation(workers=2), "rest": Allocation(workers=1, nice=5)})
         assert nicer in dispatcher.lanes[1].workers
         dispatcher.set_lanes(_lanes(all=Allocation(workers=2)))
         assert nicer not in dispatcher.lanes[0].workers
+        dispatcher.set_lanes(_lanes(all=Allocation(workers=3)))
+        assert nicer in dispatcher.lanes[0].workers  # better than none
+        levels = Levels(priority, staffing, dispatcher)
+        async with asyncio.timeout(30):
+            while {worker.granted_nice for worker in dispatcher.lanes[0].workers} != {0}:
+                await levels.apply(_plan(_lanes(all=Allocation(workers=3))))
+                assert len(dispatcher.lanes[0].workers) == 3  # never fewer than it needs
+                await asyncio.sleep(0)
+        assert nicer not in dispatcher.lanes[0].workers
+        assert dispatcher.fleet.size == 3
 
 
 async def test_cache_sizes_are_told_to_the_workers_of_a_lane_and_hits_are_seen_by_lane(tmp_path: Path) -> None:
@@ -245,7 +259,7 @@ async def test_gpu_memory_is_a_pool_where_nvml_works_and_is_taken_back_when_othe
     declared = {"declared": {"gpu_memory": "6 GiB"}}
     factory = "streamspec.testing.resource_chains:asking"
     async with running(lanes=lanes, workers=1, factory=factory, stages=[declared]) as bench:
-        pool = GpuPool(bench.dispatcher, StandInNvml([device]))
+        pool = GpuPool(bench.dispatcher, library=StandInNvml([device]))
         assert (await pool.open()).active
         (worker,) = bench.dispatcher.lanes[0].workers
         worker.kill()  # its successor finds the pool
