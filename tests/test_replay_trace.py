@@ -17,9 +17,9 @@ from streamspec.telemetry.trace import TraceHeader, TraceWriter, read_trace
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
-    """Twenty seconds whose load goes from a tenth of the machine to most of it, with two variants."""
+    """Forty seconds whose load goes from a tenth of the machine to most of it, with two variants."""
     rng = np.random.default_rng(3)
-    arrival, work, _ = load_shape("diurnal", rng, seconds=20.0, level=0.7)
+    arrival, work, _ = load_shape("diurnal", rng, seconds=40.0, level=0.5)
     rows = np.zeros(len(arrival), dtype=OUTCOME)
     rows["arrival_ns"] = arrival + 7e12
     rows["key_hash"] = np.arange(len(arrival))

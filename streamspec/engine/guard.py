@@ -1,9 +1,9 @@
 """The guard: policies propose, it disposes. Every step passes its rules in one order; each refusal has a reason.
 
-Order: undo what did harm; fall back when predictions may not be used; then for each proposal (urgent first, then
-up, sideways, down): validity, trust, diagnosis, bounds and largest step, dead band, blacklist, one knob at a time,
-cooldown. Up is granted at once; down only when consecutive decisions agree for a while, and then the largest they
-asked for. It knows no clock: time comes with the observation.
+Order: undo what did harm; fall back when predictions may not be used; then for each proposal (urgent first, then up,
+sideways, down): validity, bounds and largest step, trust, diagnosis, peak, dead band, budget, blacklist, one knob at a
+time, cooldown. Up is granted at once; down only when consecutive decisions agree for a while, and then the largest
+they asked for. It knows no clock: time comes with the observation.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from streamspec.engine.guard_bounds import (
     with_value,
     within_dead_band,
 )
+from streamspec.engine.guard_budget import MissBudget
 from streamspec.engine.guard_config import GuardConfig
 from streamspec.engine.guard_effects import Effects, Step, measured_effect, saturated
 from streamspec.engine.guard_trust import Trust
@@ -67,6 +68,7 @@ class Guard:
         self.config = config
         self.safe = safe
         self.effects = Effects(config)
+        self.budget = MissBudget(config.budget_memory)
         self._trust = Trust(config.trust)
         self._agreements: dict[tuple[str, str], _Agreement] = {}
         self._last: dict[str, float] = {}
@@ -98,6 +100,7 @@ class Guard:
         self._number += 1
         court = _Court(self, observation, plan, self._number, acting)
         if not glance:
+            self.budget.update(observation)
             court.settle()
             court.fall_back(self._trust.update(observation.model))
         else:
@@ -203,9 +206,19 @@ class _Court:
             return refuse("bounds", "it is at the bound already")
         if self.fallback and proposal.basis == "model":
             return refuse("distrust", self.fallback)
+        if self.fallback and proposal.knob == "lanes" and _shape(self._with(proposal)) != _shape(self._plan):
+            return refuse("distrust", f"no lanes by predicted cost: {self.fallback}")
         if proposal.urgent:
             return None
-        for rule in (self._diagnosis, self._peak, self._dead_band, self._blacklist, self._one_knob, self._pause):
+        for rule in (
+            self._diagnosis,
+            self._peak,
+            self._dead_band,
+            self._budget,
+            self._blacklist,
+            self._one_knob,
+            self._pause,
+        ):
             verdict = rule(proposal, before)
             if verdict is not None:
                 return verdict
@@ -240,6 +253,21 @@ class _Court:
         if proposal.knob in CONTINUOUS and within_dead_band(before, proposal.after, band):
             return refuse("dead_band", f"less than {band:.0%} of the present value")
         return None
+
+    def _budget(self, proposal: Proposal, before: Value) -> Clamped | None:
+        """No fewer workers than configured while the objective's budget of misses is spent."""
+        fewest = min(self._guard.safe.workers, self._plan.workers)
+        if proposal.direction != "down" or self._workers_after(proposal) >= fewest or self._elsewhere():
+            return None
+        for traffic in self._seen.traffic:
+            spent = self._guard.budget.spent(traffic)
+            if spent > self._config.budget_ratio:
+                return refuse("budget", f"{spent:.0%} of what {traffic.name} may miss is spent")
+        return None
+
+    def _elsewhere(self) -> bool:
+        order = max((traffic.order_wait_ratio for traffic in self._seen.traffic), default=0.0)
+        return max(self._seen.sinks.wait_ratio, order) > WAITS_ELSEWHERE
 
     def _blacklist(self, proposal: Proposal, before: Value) -> Clamped | None:
         why = self._guard.effects.blacklisted(proposal, self._workers_after(proposal), self._seen)
@@ -300,6 +328,9 @@ class _Court:
         if proposal.knob == "workers" and self._plan.lane(proposal.lane) is None:
             return self._plan.workers
         return with_value(self._plan, proposal, proposal.after).workers
+
+    def _with(self, proposal: Proposal) -> Plan:
+        return with_value(self._plan, proposal, proposal.after)
 
     def _take(self, proposal: Proposal, *, watch: bool) -> None:
         """Put a granted step into the plan."""

@@ -110,6 +110,16 @@ class GuardConfig(ComponentConfig):
         le=86_400,
         description="Seconds of traffic after which the dead band is about its own width.",
     )
+    budget_ratio: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="Share of the misses that the objective allows from which on no fewer workers than configured are "
+        "left (0 to 100).",
+    )
+    budget_memory: Seconds = Field(
+        default=60.0, ge=0, le=86_400, description="Seconds over which misses are remembered for that (0 to 86400)."
+    )
     settle: Seconds = Field(
         default=0.3, ge=0, le=3600, description="Seconds after a step that are not held against it (0 to 3600)."
     )

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamspec.core.control import (
+    COST_BINS,
     EVERYTHING,
     Advice,
+    CostHistogram,
     LanePlan,
     LaneState,
     ModelHealth,
@@ -195,6 +197,19 @@ def test_idle_time_proves_nothing() -> None:
     assert not rule(guard, seen(102.0, plan, lanes=idle), plan).settled
     late = rule(guard, seen(125.0, plan, lanes=idle), plan)
     assert [verdict.verdict for verdict in late.settled] == ["unmeasured"]
+
+
+def test_who_has_spent_the_budget_of_misses_keeps_the_workers_configured() -> None:
+    guard = Guard(GuardConfig(down_after_decisions=1, down_after=0.0), ONE)
+    served = tuple(100.0 if index == 10 else 0.0 for index in range(COST_BINS))
+    late = CostHistogram(finished_per_second=served, misses_per_second=tuple(count * 0.5 for count in served))
+    met = CostHistogram(finished_per_second=served, misses_per_second=(0.0,) * COST_BINS)
+    rule(guard, seen(traffic=(TrafficState(arrivals=late),)), ONE)
+    calm = {"traffic": (TrafficState(arrivals=met),)}
+    assert refusals(rule(guard, seen(101.0, **calm), ONE, workers(1, "down"))) == ["budget"]
+    more = Plan((LanePlan("all", Allocation(4)),))
+    assert rule(guard, seen(102.0, more, **calm), more, workers(2, "down")).plan.workers == 2
+    assert rule(guard, seen(400.0, **calm), ONE, workers(1, "down")).plan.workers == 1
 
 
 def test_fallback_is_the_safe_plan_at_once_and_leaves_after_good_decisions() -> None:

@@ -22,7 +22,7 @@ TABLE: dict[str, tuple[Scenario, float, tuple[float, float], int]] = {
     "steady": (scenarios.STEADY, 0.001, (1.0, 2.0), 1),
     "step up": (scenarios.STEP_UP, 0.005, (1.2, 2.2), 3),
     "step down": (scenarios.STEP_DOWN, 0.001, (1.2, 1.8), 2),
-    "burst": (scenarios.BURST, 0.012, (1.0, 1.6), 5),
+    "burst": (scenarios.BURST, 0.012, (1.0, 2.3), 5),
     "content shift at a constant rate": (scenarios.CONTENT_SHIFT, 0.01, (1.2, 2.5), 3),
     "square wave, half the decision period": (scenarios.square_wave(0.125), 0.001, (1.5, 2.2), 2),
     "square wave, the decision period": (scenarios.square_wave(0.25), 0.001, (1.5, 2.2), 2),
