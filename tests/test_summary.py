@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import structlog
 from rich.console import Console
 
-from streamspec.demo.display import LineDisplay, Rates, Sample, sparkline, view
 from streamspec.summary import rows, summary_table, tell_summary
 from streamspec.telemetry.logging import configure_logging
 
@@ -95,32 +93,3 @@ def test_where_nobody_looks_the_summary_is_a_log_line(log: io.StringIO) -> None:
     tell_summary(summary())
     line = json.loads(log.getvalue())
     assert (line["event"], line["segments_received"], line["segments_lost"]) == ("finished", 1000, 0)
-
-
-def test_rates_are_those_since_the_last_sample() -> None:
-    rates = Rates()
-    assert rates.sample(summary(), {}).packets_per_second == 0
-    sample = rates.sample(summary(elapsed_seconds=2.5, packets_received=45_000, bytes_received=5 << 20), {})
-    assert (sample.packets_per_second, sample.bytes_per_second) == (10_000, 2 << 20)
-
-
-def test_the_live_view_has_rates_and_lanes() -> None:
-    assert "generator starts" in printed(view(Sample(summary(), {}, 0.0, 0, 0, 0), ""))
-    text = printed(view(Sample(summary(), {"messages": 1}, 2.0, 20_000, 500, 2 << 20), "▁█"))
-    for word in ("20,000", "2.0 MiB", "34 ms", "small", "bulk", "▁█", "flow 12", "alerts 1,234, bytes_in 2.0 KiB"):
-        assert word in text
-
-
-def test_without_a_terminal_there_is_a_line_every_two_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    display, rates = LineDisplay(), Rates()
-    for step in range(20):
-        display.show(rates.sample(summary(elapsed_seconds=step / 2, packets_received=step * 500), {"messages": 1}))
-    display.close()
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in lines] == ["2.0", "4.0", "6.0", "8.0"]
-    assert "1,000 packets/s" in lines[-1]
-
-
-def test_a_sparkline_scales_to_its_largest_value() -> None:
-    assert sparkline(deque([0.0, 1.0, 2.0, 4.0])) == "▁▃▅█"
-    assert sparkline(deque([0.0])) == ""
