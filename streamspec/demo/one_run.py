@@ -22,6 +22,8 @@ SHOWN_EVERY = 3
 SETTLE_SECONDS = 0.5
 """Nothing new for so long after the generator has ended: all that it sent is in."""
 SETTLE_LIMIT_SECONDS = 10.0
+LEARNER_SECONDS = 60.0
+"""How long a run waits for the learner at most."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class OneRun:
         serving = asyncio.ensure_future(service.run())
         report: Mapping[str, Any] = {}
         try:
-            if await self._until_reading(service, serving):
+            if await self._until_reading(service, serving) and await self._until_learning(service, serving):
                 self._generator = Generator(self._target(service), self._seconds)
                 report = await self._send(service, serving, self._generator)
         finally:
@@ -93,6 +95,19 @@ class OneRun:
                 return True
             await asyncio.wait({serving}, timeout=0.02)
         return False
+
+    async def _until_learning(self, service: Service, serving: asyncio.Future[int]) -> bool:
+        """The learner starts beside the stream, which does not wait for it. Both runs shall begin alike, though, and
+        the first one of an installation not while it compiles. False when the service ended before."""
+        learning = service.steering.learning if service.steering is not None else None
+        if learning is None or not learning.client.config.enabled:
+            return True
+        ready = asyncio.ensure_future(learning.client.wait_ready())
+        either: set[asyncio.Future[Any]] = {ready, serving}
+        await asyncio.wait(either, timeout=LEARNER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        await asyncio.gather(ready, return_exceptions=True)
+        return not serving.done()
 
     async def _send(self, service: Service, serving: asyncio.Future[int], generator: Generator) -> Mapping[str, Any]:
         sending = asyncio.ensure_future(generator.run())
