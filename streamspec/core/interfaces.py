@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamspec.core.pacer import Pace
-from streamspec.core.resources import Allocation, Grant, Refusal, ResourceRequest
+from streamspec.core.resources import Grant, Refusal, ResourceRequest
 from streamspec.core.segment import SlotLayout
 from streamspec.core.tally import Tally
 
@@ -379,10 +379,3 @@ class Router(Protocol):
 
     def route(self, headers: Rows, slots: Slots) -> None:
         """Write the column ``lane`` (and ``variant``) of the given rows. Pure apart from that."""
-
-
-class Policy(Protocol):
-    """Decides allocations. Facts in, proposals out; no clock, no I/O."""
-
-    def decide(self, observation: Any) -> dict[str, Allocation]:
-        """Desired allocation per lane name; absent lanes stay as they are."""

@@ -228,9 +228,10 @@ class Dispatcher:
         self._next_segment_id += len(slots)
         if self.foresight is not None:
             self.foresight.look(slots)
+            self.foresight.expect(slots)
         self.router.route(headers, slots)
         if self.observer is not None:
-            self.observer.arrived(headers, slots, self.predictions, self.clock.monotonic_ns())
+            self.observer.arrived(headers, slots, self.predictions, self._looks, self.clock.monotonic_ns())
 
     def shed_one(self) -> bool:
         """Drop the oldest waiting segment of the least urgent lane, if its source cannot wait."""
@@ -300,7 +301,7 @@ class Dispatcher:
         self.accounts.set_lanes([spec.name for spec in specs])
         if self.observer is not None:
             self.observer.set_lanes([spec.traffic for spec in specs], self.accounts.histograms)
-        self.router = RuleRouter([spec.rule for spec in specs], self._key_of, self.predictions, self._looks)
+        self.router = RuleRouter([spec.rule for spec in specs], self._key_of, self._looks)
         if old:
             waiting = waiting[np.argsort(self.arena.headers["segment_id"][waiting], kind="stable")]
             self._reroute_held()

@@ -24,7 +24,7 @@ class Foresight:
         price_ns: what a byte of output costs in nanoseconds of CPU time; None leaves every stage its default variant.
         features: ``float32 (slots, FEATURE_COUNT)``, by slot.
         predictions: ``PREDICTION`` rows by slot.
-        looks: ``LOOK`` rows by slot: which snapshot saw it, and how busy the host was.
+        looks: ``LOOK`` rows by slot.
         types: ``int64 (types,)``: segments by inferred type.
         host_load: share of the usable cores that is busy, as the monitor last said.
     """
@@ -77,6 +77,12 @@ class Foresight:
             self.looks,
             self.types,
         )
+
+    def expect(self, slots: Slots) -> None:
+        """Choose variants for what arrives, so that it is routed and counted by the work that it will be."""
+        if self.price_ns is not None and self.variant_stage >= 0:
+            self.choose_variants(slots)
+            kernels.expect(self._arena.headers, slots, self.predictions, self.variant_stage, self.looks)
 
     def choose_variants(self, slots: Slots) -> None:
         """Give segments that go to a worker the variant that is cheapest at the present price."""

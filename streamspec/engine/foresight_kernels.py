@@ -14,8 +14,17 @@ from streamspec.core.prediction import Features
 TYPES = len(TYPE_NAMES)
 _TYPE_COLUMN = FEATURE_INDEX["type_code"]
 
-LOOK = np.dtype([("version", "<u4"), ("host_load", "<f4"), ("profiled", "u1"), ("type_code", "u1")], align=True)
-"""How a segment was looked at: the model's snapshot, the host's load, whether its features are filled, its type."""
+LOOK = np.dtype(
+    [
+        ("version", "<u4"),  # of the model's snapshot
+        ("host_load", "<f4"),
+        ("expected_ns", "<f4"),  # predicted work in the variant that the price of its arrival chose
+        ("profiled", "u1"),  # 1: features are filled
+        ("type_code", "u1"),
+    ],
+    align=True,
+)
+"""How a segment was looked at when it was committed."""
 
 
 @kernel
@@ -38,6 +47,7 @@ def keep(
         looks[slot].version = version
         looks[slot].host_load = host_load
         looks[slot].profiled = 1
+        looks[slot].expected_ns = rows[i].work_ns
         kind = int(features[i, _TYPE_COLUMN])
         looks[slot].type_code = 0
         if 0 <= kind < types.shape[0]:
@@ -93,6 +103,14 @@ def choose_variants(headers: Rows, slots: Slots, predictions: Rows, stage: int, 
                 best = variant
                 best_cost = cost
         headers[slot].variant[stage] = best
+
+
+@kernel
+def expect(headers: Rows, slots: Slots, predictions: Rows, stage: int, looks: Rows) -> None:
+    """Note the predicted work of the variants that were chosen."""
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        looks[slot].expected_ns = expected_work(predictions[slot], headers[slot].variant[stage])
 
 
 @kernel

@@ -47,6 +47,9 @@ _ORDER = {"up": 1, "sideways": 2, "down": 3}
 WAITS_ELSEWHERE = 0.5
 """Share of latency spent at sinks or in order lines from which on more workers do not help."""
 
+BACKLOG_RATIO = 0.5
+"""Share of the objective's latency from which on what waits is a backlog."""
+
 
 @dataclass
 class _Agreement:
@@ -159,14 +162,16 @@ class _Court:
                 self._take(replace(back, after=clamped.value), watch=False)
 
     def fall_back(self, why: str) -> None:
-        """While predictions may not be used, the setting of the configuration holds."""
+        """While predictions may not be used, the setting of the configuration holds; but a price of bytes that gave
+        way to a backlog stays until that is gone, for the default variant may be the dearest."""
         self.fallback = why
         if not why:
             return
-        safe, plan = self._guard.safe, self._plan
+        safe, plan, seen = self._guard.safe, self._plan, self._seen
+        backlog = seen.oldest_age_seconds > BACKLOG_RATIO * seen.objective.latency_seconds
         if _shape(plan) != _shape(safe) or plan.workers < safe.workers:
             self._take(_fallback_step("lanes", plan.lanes, safe.lanes, why), watch=False)
-        if plan.variant_price != safe.variant_price:
+        if plan.variant_price != safe.variant_price and not (backlog and plan.variant_price is not None):
             self._take(_fallback_step("variant_price", plan.variant_price, safe.variant_price, why), watch=False)
 
     # -- proposals ----------------------------------------------------------------------------

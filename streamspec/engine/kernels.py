@@ -271,12 +271,11 @@ def route(
     sources: Bytes,
     types: Bytes,
     key_matches: Bytes,
-    predictions: Rows,
     looks: Rows,
 ) -> None:
     """Write the column ``lane`` by the first rule that fits. ``sources`` is ``uint8 (rules, sources)``, ``types``
     ``uint8 (rules, types)``, ``key_matches`` ``uint8 (rules, slots given)``, each 1 where the rule accepts;
-    ``predictions`` and ``looks`` by slot."""
+    ``looks`` by slot."""
     for i in range(slots.shape[0]):
         row = headers[slots[i]]
         for r in range(rules.shape[0]):
@@ -285,7 +284,7 @@ def route(
                 continue
             if row.length < rule.min_bytes or row.length > rule.max_bytes:
                 continue
-            if predictions[slots[i]].work_ns > rule.max_work_ns:
+            if looks[slots[i]].expected_ns > rule.max_work_ns:
                 continue
             if not rule.any_source and not sources[r, row.source]:
                 continue

@@ -31,6 +31,7 @@ from streamspec.core.prediction import PREDICTION
 from streamspec.engine import kernels
 from streamspec.engine import observer_kernels as columns
 from streamspec.engine.accounts import percentile_ns
+from streamspec.engine.foresight_kernels import LOOK
 from streamspec.engine.observer_kernels import Floats
 
 if TYPE_CHECKING:
@@ -126,13 +127,14 @@ class Observer:
         self._waiting_before: set[int] = set()
 
     # -- counting -----------------------------------------------------------------------------
-    def arrived(self, headers: Rows, slots: Slots, predictions: Rows, now_ns: int) -> None:
+    def arrived(self, headers: Rows, slots: Slots, predictions: Rows, looks: Rows, now_ns: int) -> None:
         """Segments were routed."""
         tenth = now_ns // 100_000_000 % columns.TENTHS
         columns.arrived(
             headers,
             slots,
             predictions,
+            looks,
             self._traffic_of_lane,
             tenth,
             self._sums.bins,
@@ -163,7 +165,7 @@ class Observer:
         from streamspec.core.segment import HEADER
 
         nothing = np.zeros(0, dtype=np.int32)
-        self.arrived(np.zeros(1, dtype=HEADER), nothing, np.zeros(1, dtype=PREDICTION), 0)
+        self.arrived(np.zeros(1, dtype=HEADER), nothing, np.zeros(1, dtype=PREDICTION), np.zeros(1, dtype=LOOK), 0)
         self.finished(np.zeros(0, dtype=OUTCOME))
 
     # -- reading ------------------------------------------------------------------------------

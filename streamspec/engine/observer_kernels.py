@@ -51,6 +51,7 @@ def arrived(
     headers: Rows,
     slots: Slots,
     predictions: Rows,
+    looks: Rows,
     traffic_of_lane: Counts,
     tenth: int,
     bins: Floats,
@@ -60,14 +61,14 @@ def arrived(
     variants: Floats,
     model: Floats,
 ) -> None:
-    """Count routed segments. ``tenths`` is ``(T, TENTHS)``, ``keys`` ``(T, KEY_BUCKETS)``: predicted work by time
-    and by stream key."""
+    """Count routed segments, by the work of the variants chosen for them. ``tenths`` is ``(T, TENTHS)``, ``keys``
+    ``(T, KEY_BUCKETS)``: that work by time and by stream key."""
     for i in range(slots.shape[0]):
         slot = slots[i]
         header = headers[slot]
         row = predictions[slot]
         traffic = traffic_of_lane[header.lane]
-        work_ns = float(row.work_ns)
+        work_ns = float(looks[slot].expected_ns)
         place = work_bin(work_ns)
         bins[traffic, place, ARRIVED_SEGMENTS] += 1
         bins[traffic, place, ARRIVED_WORK] += work_ns

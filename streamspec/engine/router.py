@@ -45,13 +45,10 @@ class RuleRouter:
     Args:
         rules: in order; a segment that none takes goes to lane 0.
         key_of: stream key of a slot; called only when a rule names keys.
-        predictions, looks: ``PREDICTION`` and ``LOOK`` rows by slot.
+        looks: ``LOOK`` rows by slot.
     """
 
-    def __init__(
-        self, rules: Sequence[LaneRule], key_of: Callable[[int], bytes], predictions: Rows, looks: Rows
-    ) -> None:
-        self._predictions = predictions
+    def __init__(self, rules: Sequence[LaneRule], key_of: Callable[[int], bytes], looks: Rows) -> None:
         self._looks = looks
         self._types: Bytes = np.zeros((len(rules), len(TYPE_NAMES)), dtype=np.uint8)
         self._keys = [rule.keys for rule in rules]
@@ -83,7 +80,7 @@ class RuleRouter:
             headers["lane"][slots] = 0
             return
         matches = self._match_keys(slots) if self._any_keys else self._no_keys
-        kernels.route(headers, slots, self._rules, self._sources, self._types, matches, self._predictions, self._looks)
+        kernels.route(headers, slots, self._rules, self._sources, self._types, matches, self._looks)
 
     def _match_keys(self, slots: Slots) -> Bytes:
         keys = [self._key_of(int(slot)) for slot in slots]

@@ -51,7 +51,8 @@ def warm_kernels() -> None:
 def _warm_foresight(headers: Rows, slots: Slots) -> None:
     predictions = np.zeros(2, dtype=PREDICTION)
     looks = np.zeros(2, dtype=foresight_kernels.LOOK)
-    RuleRouter([LaneRule(0, max_work_ns=1.0), LaneRule(0)], lambda slot: b"", predictions, looks).route(headers, slots)
+    RuleRouter([LaneRule(0, max_work_ns=1.0), LaneRule(0)], lambda slot: b"", looks).route(headers, slots)
+    foresight_kernels.expect(headers, slots, predictions, 0, looks)
     foresight_kernels.choose_variants(headers, slots, predictions, 0, 1, 0.0)
     foresight_kernels.keep(
         slots,

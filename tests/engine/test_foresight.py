@@ -88,6 +88,14 @@ def test_the_price_of_output_decides_the_variant(foresight: Foresight, price_ns:
     assert foresight._arena.headers["variant"][SLOTS, 1].tolist() == [variant, variant]
 
 
+def test_what_arrives_is_expected_in_the_variant_that_the_price_chooses(foresight: Foresight) -> None:
+    foresight.look(SLOTS)
+    assert foresight.looks["expected_ns"][SLOTS].tolist() == [40_000, 20_000]
+    foresight.price_ns = 0.0
+    foresight.expect(SLOTS)
+    assert foresight.looks["expected_ns"][SLOTS].tolist() == [20_000, 10_000]
+
+
 def test_without_a_price_every_stage_keeps_its_default(foresight: Foresight) -> None:
     foresight.look(SLOTS)
     foresight.choose_variants(SLOTS)

@@ -223,6 +223,16 @@ def test_fallback_is_the_safe_plan_at_once_and_leaves_after_good_decisions() -> 
     assert [bool(why) for why in fallbacks].index(False) == 7
 
 
+def test_fallback_does_not_make_segments_dearer_while_they_wait() -> None:
+    guard = Guard(GuardConfig(), ONE)
+    priced = replace(ONE, variant_price=1e-7)
+    untrusted = ModelHealth(trusted=False)
+    late = seen(plan=priced, model=untrusted)
+    late = replace(late, lanes=tuple(replace(lane, oldest_age_seconds=1.0) for lane in late.lanes))
+    assert rule(guard, late, priced).plan.variant_price == 1e-7
+    assert rule(guard, seen(100.25, plan=priced, model=untrusted), priced).plan.variant_price is None
+
+
 def test_in_fallback_what_was_measured_still_counts() -> None:
     guard = Guard(GuardConfig(), ONE)
     sick = ModelHealth(trusted=False)

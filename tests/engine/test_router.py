@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamspec.core.prediction import PREDICTION
 from streamspec.core.segment import HEADER
 from streamspec.engine.foresight_kernels import LOOK
 from streamspec.engine.router import LaneRule, RuleRouter
@@ -17,11 +16,10 @@ def _route(rules: list[LaneRule], work_ns: list[float] | None = None, **columns:
         if name != "type_code":
             headers[name] = values
     keys = [b"web:%d" % i if i % 2 else b"db:%d" % i for i in range(count)]
-    predictions = np.zeros(count, dtype=PREDICTION)
-    predictions["work_ns"] = work_ns or [0.0] * count
     looks = np.zeros(count, dtype=LOOK)
     looks["type_code"] = columns.pop("type_code", 0)
-    RuleRouter(rules, keys.__getitem__, predictions, looks).route(headers, np.arange(count, dtype=np.int32))
+    looks["expected_ns"] = work_ns or [0.0] * count
+    RuleRouter(rules, keys.__getitem__, looks).route(headers, np.arange(count, dtype=np.int32))
     return [int(lane) for lane in headers["lane"]]
 
 
@@ -56,11 +54,9 @@ def test_what_a_segment_holds_is_one_of_the_conditions() -> None:
 
 def test_the_cut_moves_while_the_stream_runs() -> None:
     headers, slots = np.zeros(1, dtype=HEADER), np.zeros(1, dtype=np.int32)
-    predictions = np.zeros(1, dtype=PREDICTION)
-    predictions["work_ns"] = 2e6
-    router = RuleRouter(
-        [LaneRule(0, max_work_ns=1e6), LaneRule(1)], lambda slot: b"", predictions, np.zeros(1, dtype=LOOK)
-    )
+    looks = np.zeros(1, dtype=LOOK)
+    looks["expected_ns"] = 2e6
+    router = RuleRouter([LaneRule(0, max_work_ns=1e6), LaneRule(1)], lambda slot: b"", looks)
     router.route(headers, slots)
     assert headers["lane"][0] == 1
     router.cut(0, 3e6)
