@@ -3,7 +3,7 @@
 import sys
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 brokers, partitions, *names = sys.argv[1:]
 admin = AdminClient({"bootstrap.servers": brokers})  # kept: what it was asked for ends with it
