@@ -98,7 +98,8 @@ class Caches:
         applied = await self._actuator.apply(desired)
         for (lane, stage), size in desired.items():
             if (lane, stage) not in applied.refused:
-                _log.info("cache resized", lane=lane, stage=stage, size=f"{format_bytes(size)} per worker")
+                told = f"{format_bytes(size)} per worker"
+                _log.info("cache resized", lane=lane, stage=stage, size=told, always=True)
         self._complaints.hear(applied.refused)
 
     def _resize(self, lane: str, stage: str, size: int) -> Mapping[int, str]:

@@ -99,7 +99,7 @@ class HostEffects:
             try:
                 await part.close()
             except Exception:
-                _log.exception("not put back", actuator=part.name)
+                _log.exception("not put back", actuator=part.name, always=True)
 
     # -- reading --------------------------------------------------------------------------------
     def caches(self) -> tuple[CacheState, ...]:
@@ -151,7 +151,7 @@ class HostEffects:
         ready = self.readiness[part.name] = await part.open()
         if reason := _reason(ready):
             event = "actuator limited" if ready.way else "actuator not active"
-            getattr(_log, part.told)(event, actuator=part.name, reason=reason)
+            getattr(_log, part.told)(event, actuator=part.name, reason=reason, always=True)
 
     async def _attempt(self, name: str, act: Callable[[], object]) -> None:
         """One that fails is said once, and tried again at the next turn."""
@@ -162,7 +162,7 @@ class HostEffects:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             if self.failures.get(name) != reason:
-                _log.exception("actuator failed", actuator=name)
+                _log.exception("actuator failed", actuator=name, always=True)
             self.failures[name] = reason
         else:
             self.failures.pop(name, None)

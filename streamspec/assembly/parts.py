@@ -52,7 +52,8 @@ class Complaints:
     def hear(self, refused: Mapping[Any, str]) -> None:
         """All refusals that there are now."""
         for what in [what for what in refused if what not in self._known]:
-            _log.warning("setting refused", actuator=self._actuator, what=_text(what), reason=refused[what])
+            reason = refused[what]
+            _log.warning("setting refused", actuator=self._actuator, what=_text(what), reason=reason, always=True)
         self._known = frozenset(refused)
 
 

@@ -62,7 +62,7 @@ class Levels:
         if any(other.lane < 0 and self._staffing.can_become(other, nice) for other in fleet.present()):
             if self._extra_until_ns:
                 self._extra_until_ns, fleet.size = 0, fleet.size - 1
-            _log.info("worker replaced", worker=worker.index, reason=f"it cannot come back to nice {nice}")
+            _log.info("worker exchanged", worker=worker.index, reason=f"it cannot come back to nice {nice}")
             fleet.retire(worker)
             fleet.resize(fleet.size)
         elif now_ns >= self._extra_until_ns:

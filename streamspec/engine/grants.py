@@ -200,7 +200,9 @@ class Grants:
                     less = min(excess, promised)
                     reason = f"{amount_text(name, less)} taken back: more is in use than there is"
                     if less and self.resize(held, name, promised - less, reason) is None:
-                        _log.info("grant shrunk", worker=held.holder.index, stage=held.stage, reason=reason)
+                        _log.info(
+                            "grant shrunk", worker=held.holder.index, stage=held.stage, reason=reason, always=True
+                        )
                         excess -= less
                         shrunk.append(held)
         return shrunk
