@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("streamspec.learning")
 
-DRIFT_SECONDS = 5.0
+DRIFT_SECONDS = 1.0
 """How long a noticed change counts as drift."""
 
 

@@ -102,7 +102,7 @@ def test_one_decision_that_disagrees_starts_the_count_anew() -> None:
         (workers(4), {"model": ModelHealth(samples=100, error_ratio=1.2)}, "distrust"),
         (workers(4), {"model": ModelHealth(samples=100, bias_ratio=9.0)}, "distrust"),
         (workers(4), {"model": ModelHealth(samples=100, above_upper_ratio=0.5)}, "distrust"),
-        (workers(4), {"model": ModelHealth(samples=100, drift=True)}, "distrust"),
+        (workers(4), {"model": ModelHealth(samples=100, drift=True, above_upper_ratio=0.25)}, "distrust"),
         (workers(4), {"model": ModelHealth(inside_ratio=0.2)}, "distrust"),
         (workers(4), {"model": ModelHealth(unusable_ratio=0.9)}, "distrust"),
         (workers(4), {"sinks": SinkState(waiting=50, wait_ratio=0.8)}, "slow_sink"),
