@@ -112,23 +112,23 @@ async def test_each_class_has_its_share_of_the_link_and_a_flood_of_one_does_not_
     namespace: str, notes: Path
 ) -> None:
     ports = light, heavy = free_port(), free_port()
-    document = _document(ports, OUTSIDE, "lane0", "400 kB/s", light="280 kB/s", heavy="100 kB/s")
+    document = _document(ports, OUTSIDE, "lane0", "1 MB/s", light="700 kB/s", heavy="250 kB/s")
     before = _root(namespace)
     async with running(ServiceConfig.model_validate(document)) as (service, _):
         assert service.steering is not None
         await service.steering.effects.turned()
         accounts = service.dispatcher.accounts
-        async with _feeding((light, 1, 0.005), (heavy, 20, 0.01)):
-            await until(lambda: accounts.latency_seconds(50, 1) > 0.5)
+        async with _feeding((light, 1, 0.005), (heavy, 40, 0.01)):
+            await until(lambda: accounts.latency_seconds(50, 1) > 0.3)
             assert accounts.latency_seconds(50, 0) < 0.2 * accounts.latency_seconds(50, 1)
         assert set(service.dispatcher.accounts.shed.counts) <= {"class_full"}  # of the flood alone
         assert service.sources["a"].intake.tally.counts == {}
-        async with _feeding((light, 20, 0.01), (heavy, 20, 0.01)):
-            shares = await _shares(namespace, _classes(service), 300_000)
+        async with _feeding((light, 40, 0.01), (heavy, 40, 0.01)):
+            shares = await _shares(namespace, _classes(service), 400_000)
         # What nobody is promised goes to the more urgent one.
         assert shares["heavy"] / sum(shares.values()) == pytest.approx(0.25, rel=0.1)
         (knob,) = [knob for knob in service.steering.control.knobs("heavy") if knob.knob == "bytes_per_second"]
-        assert (knob.desired, knob.granted, knob.observed) == (100_000, 100_000, 100_000)
+        assert (knob.desired, knob.granted, knob.observed) == (250_000, 250_000, 250_000)
         assert [path.suffix for path in notes.iterdir()] == [".json"]
     assert _root(namespace) == before
     assert list(notes.iterdir()) == []
