@@ -54,6 +54,23 @@ async def test_a_class_whose_copy_waits_holds_no_other() -> None:
         assert len(source.acknowledged) == 40
 
 
+async def test_a_class_whose_results_do_not_leave_leaves_room_for_the_others() -> None:
+    async with running(lanes=LANES, slots=64) as bench:
+        _, light, heavy = await _split(bench)
+        heavy.gate.clear()
+        source = ListSource([(b"heavy", b"%d" % i) for i in range(500)], can_wait=False)
+        await bench.open_source(source)
+        shed = bench.dispatcher.accounts.shed.counts
+        assert (source.dropped, set(shed)) == (0, {"class_full"})
+        for number in range(20):
+            await bench.open_source(ListSource([(b"light", b"%d" % number)], can_wait=False), f"light {number}")
+            await until(lambda number=number: len(light.kept) == number + 1)  # type: ignore[misc]
+        heavy.gate.set()
+        await bench.dispatcher.drain()
+        assert len(heavy.kept) + shed["class_full"] == 500
+        assert len(heavy.kept) >= 32
+
+
 async def test_a_copy_that_cannot_be_opened_closes_the_others() -> None:
     class Refused(ListSink):
         async def open(self, tally: object) -> None:
