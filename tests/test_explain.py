@@ -45,7 +45,7 @@ def test_a_stopped_service_explains_itself_in_sentences(path: Path, capsys: pyte
     assert "#1 kept: all: workers 1 to 2 (the first waits 40 ms)" in told
     assert "expected miss ratio 0.001; measured miss ratio 0.002" in told
     assert "misses fell" in told
-    assert "#2 refused: all: workers not 2 (the first waits 40 ms): raised a moment ago" in told
+    assert "#2 refused: not all: workers 1 to 2 (the first waits 40 ms): raised a moment ago" in told
 
 
 def test_a_refusal_that_only_repeats_the_one_before_is_written_once(path: Path) -> None:
