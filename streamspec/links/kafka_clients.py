@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -59,10 +58,12 @@ async def reach(make: Callable[[dict[str, Any]], Any], access: KafkaAccess, wher
 
 
 async def stop(client: Any, timeout_seconds: float = 5.0) -> None:
-    """Stop a client in whatever state it is."""
-    with contextlib.suppress(Exception, TimeoutError):
-        async with asyncio.timeout(timeout_seconds):
-            await client.stop()
+    """Stop a client in whatever state it is. In a task of its own: aiokafka lets the cancellation of its own tasks
+    escape from ``stop``, which would pass for ours."""
+    stopping = asyncio.ensure_future(client.stop())
+    await asyncio.wait({stopping}, timeout=timeout_seconds)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
     client._closed = True
 
 
