@@ -12,6 +12,10 @@ from streamspec.core.component import ComponentConfig
 from streamspec.core.control import Direction, Effect, LanePlan, Observation, Plan, Policy, Proposal
 
 
+LEAST_ROOM = 0.1
+"""Cores that workers are never thought to be without: a host that looks full does something."""
+
+
 class PolicyConfigBase(ComponentConfig):
     """A policy's configuration; the field ``type`` of each subclass names it in YAML."""
 
@@ -24,10 +28,15 @@ def measured_curve(observation: Observation) -> npt.NDArray[np.float64]:
     """Useful seconds per second by number of busy workers, up to the ceiling and a few more.
 
     What was not measured is linear up to the cores and flat above; a measured number is never taken for better
-    than a perfect speed-up.
+    than a perfect speed-up, nor than what workers do now and the host's idle time together: the dispatcher, the
+    learner and other programs need cores, too.
     """
     cores, most = observation.usable_cores, observation.workers_ceiling + 3
-    speeds = [min(observation.speed_up.at(n, cores), float(min(n, cores))) for n in range(most + 1)]
+    room = float(cores)
+    if observation.host.cpu_busy_ratio > 0.0:
+        done = sum(lane.useful_seconds_per_second for lane in observation.lanes)
+        room = max(done + cores * (1.0 - observation.host.cpu_busy_ratio), LEAST_ROOM)
+    speeds = [min(observation.speed_up.at(n, cores), float(min(n, cores)), room) for n in range(most + 1)]
     return np.asarray(speeds)
 
 
