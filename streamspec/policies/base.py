@@ -11,7 +11,6 @@ import numpy.typing as npt
 from streamspec.core.component import ComponentConfig
 from streamspec.core.control import Direction, Effect, LanePlan, Observation, Plan, Policy, Proposal
 
-
 LEAST_ROOM = 0.1
 """Cores that workers are never thought to be without: a host that looks full does something."""
 
