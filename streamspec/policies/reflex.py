@@ -60,8 +60,8 @@ class ReflexConfig(PolicyConfigBase):
         default=0.1,
         ge=0,
         le=1,
-        description="Share of the arena below which intake is open again (0 to 1). A slowed intake holds a quarter of it, "
-        "so that below a quarter means that the source itself has no more.",
+        description="Share of the arena below which intake is open again (0 to 1). A slowed intake holds a quarter of "
+        "it, so that below a quarter means that the source itself has no more.",
     )
 
     def build(self) -> ReflexPolicy:
