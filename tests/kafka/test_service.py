@@ -111,7 +111,8 @@ def test_restart_of_the_broker(broker: kafka.Kafka, passage: MakePassage, delive
     flow.under_load(restart)
     verdict = flow.verdict()
     flow.instances[0].stop()
-    assert verdict.passes(), verdict.text()
+    # a broker that is killed may have taken what it never confirmed
+    assert verdict.passes(allow_duplicates=delivery == "at_least_once"), verdict.text()
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
@@ -129,7 +130,8 @@ def test_change_of_leaders(three: kafka.Kafka, passage: MakePassage, delivery: s
     flow.under_load(away_and_back, seconds=7, rate=800)
     verdict = flow.verdict()
     flow.instances[0].stop()
-    assert verdict.passes(), verdict.text()
+    # a broker that is killed may have taken what it never confirmed
+    assert verdict.passes(allow_duplicates=delivery == "at_least_once"), verdict.text()
 
 
 def test_an_output_topic_that_is_away(three: kafka.Kafka, passage: MakePassage) -> None:
