@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +10,7 @@ from typing import Any
 
 from streamspec.assembly.ledger import DECISION, VERDICT
 from streamspec.core.errors import DependencyUnavailable
-
-TIMEOUT_SECONDS = 5.0
+from streamspec.running_service import RunningService
 
 View = dict[str, Any]
 
@@ -46,18 +43,11 @@ def running_decisions(url: str, last: int, token: str | None) -> list[View]:
     Raises:
         DependencyUnavailable: it does not answer, or not to us.
     """
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/decisions?limit={last}")
-    if token:
-        request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            newest_first: list[View] = json.load(answer)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        newest_first: list[View] = RunningService(url, token, where="explain").get(f"decisions?limit={last}")
+    except DependencyUnavailable as error:
         raise DependencyUnavailable(
-            f"the service does not answer: {getattr(error, 'reason', error)}",
-            where="explain",
-            value=url,
-            next_step="see that it runs with a section `admin`, and give --token if it has one",
+            f"the service does not answer: {error.what}", where="explain", value=url, next_step=error.next_step
         ) from error
     return newest_first[::-1]
 

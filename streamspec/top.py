@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Mapping
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from streamspec.core.errors import DependencyUnavailable, UsageError
+from streamspec.core.errors import DependencyUnavailable
 from streamspec.core.units import format_bytes, format_seconds
+from streamspec.running_service import RunningService
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-TIMEOUT_SECONDS = 5.0
-MAX_ANSWER_BYTES = 16 << 20
 HISTORY_POINTS = 60
 SHOWN_DECISIONS = 6
 SETTINGS = ("workers", "nice", "cores", "batch")
@@ -30,71 +26,11 @@ State = Mapping[str, Any]
 """What ``/api/v1/state`` answers."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A token is never carried to another address."""
-
-    def redirect_request(self, *arguments: Any) -> None:
-        return None
-
-
-class Service:
-    """The API of one running service.
-
-    Args:
-        url: with or without ``http://``.
-        token: of ``admin.token``, if it has one.
-    """
-
-    def __init__(self, url: str, token: str | None = None) -> None:
-        url = url if "://" in url else f"http://{url}"
-        if not url.startswith(("http://", "https://")):
-            raise UsageError("not an address of a service", where="top", value=url, allowed="http://HOST:PORT")
-        self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
-
-    def get(self, path: str) -> Any:
-        """Decoded JSON. Raises DependencyUnavailable with what to do about it."""
-        request = urllib.request.Request(f"{self.url}/api/v1/{path}", headers=self._headers)
-        try:
-            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-                return _harmless(json.loads(answer.read(MAX_ANSWER_BYTES)))
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._unavailable(f"it answers {error.code}", _ADVICE.get(error.code)) from None
-        except (OSError, HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise self._unavailable(
-                f"cannot be asked: {reason}", "start one with `admin: {}`, or name its URL"
-            ) from None
-
-    def _unavailable(self, what: str, next_step: str | None) -> DependencyUnavailable:
-        return DependencyUnavailable(what, where=self.url, next_step=next_step)
-
-
-def _harmless(value: Any) -> Any:
-    """Without characters that command a terminal: a service elsewhere is not trusted with this one."""
-    if isinstance(value, str):
-        return "".join(character for character in value if character.isprintable())
-    if isinstance(value, list):
-        return [_harmless(part) for part in value]
-    if isinstance(value, dict):
-        return {_harmless(name): _harmless(part) for name, part in value.items()}
-    return value
-
-
-_ADVICE = {
-    401: "pass --token or set STREAMSPEC_TOKEN",
-    404: "is this the admin address of a streamspec service?",
-    421: "use the loopback address, or bind `admin` to an address with a token",
-}
-
-
 def run_top(url: str, token: str | None, *, once: bool, as_json: bool, interval_seconds: float = 1.0) -> int:
     """Show the service until it is interrupted, or once. Returns the exit code."""
     from rich.console import Console
 
-    service = Service(url, token)
+    service = RunningService(url, token, where="top")
     if as_json:
         print(json.dumps(service.get("state"), indent=2 if sys.stdout.isatty() else None))
         return 0
@@ -113,7 +49,7 @@ def run_top(url: str, token: str | None, *, once: bool, as_json: bool, interval_
     return 0
 
 
-def _follow(service: Service, view: View, state: State, console: Console, interval_seconds: float) -> None:
+def _follow(service: RunningService, view: View, state: State, console: Console, interval_seconds: float) -> None:
     from rich.live import Live
 
     with Live(view.render(state), console=console, auto_refresh=False, screen=True) as live:

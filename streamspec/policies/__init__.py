@@ -1,1 +1,1 @@
-"""Pure functions from observations to allocations; empty until the controller exists."""
+"""Pure functions: an observation and the present plan in, proposals out."""
