@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
-from streamspec.assembly.control import allocations
+from streamspec.assembly.control import starting_plan
 from streamspec.assembly.gpu import GpuPool
 from streamspec.assembly.recording import Recording, trace_header
 from streamspec.assembly.sinks import build_runner, copies_of
@@ -27,6 +27,7 @@ from streamspec.core.features import TYPE_CODES
 from streamspec.core.interfaces import ClosableSource, Reducer, Sink, Source, TransactionalSink
 from streamspec.core.segment import CONTENT_MESSAGES, CONTENT_PACKETS
 from streamspec.engine.arena import Arena
+from streamspec.engine.controller import lane_specs
 from streamspec.engine.delivery import SinkRunner
 from streamspec.engine.dispatcher import Dispatcher, LaneSpec, Limits
 from streamspec.engine.fleet import ChainSpec
@@ -93,7 +94,7 @@ class Service:
         self.profiler, foresight = build_foresight(self.config, arena)
         self.dispatcher = Dispatcher(
             arena,
-            self._lane_specs(self.config, ()),
+            configured_lanes(self.config, ()),
             chain_spec(self.config),
             reducers=build_reducers(self.config),
             ordered=engine.order == "key",
@@ -276,19 +277,6 @@ class Service:
 
         running.task = asyncio.create_task(run())
 
-    def _lane_specs(self, config: ServiceConfig, source_names: Sequence[str]) -> list[LaneSpec]:
-        rules, given = lane_rules(config, source_names), allocations(config)
-        return [
-            LaneSpec(
-                name=lane.name,
-                allocation=given[lane.name],
-                urgency=lane.urgency,
-                traffic=index,
-                rule=rules[lane.name],
-            )
-            for index, lane in enumerate(config.effective_lanes)
-        ]
-
     # -- reload -------------------------------------------------------------------------------
     def _reload_soon(self) -> None:
         task = asyncio.create_task(self._reload_logged())
@@ -344,7 +332,7 @@ class Service:
         for running in self.sources.values():
             self._declare_type(running)
         self.dispatcher.fleet.resize(config.fleet_workers)
-        self.dispatcher.set_lanes(self._lane_specs(config, self.dispatcher.source_names))
+        self.dispatcher.set_lanes(configured_lanes(config, self.dispatcher.source_names))
         self._steer(config).start()
 
     def _steer(self, config: ServiceConfig) -> Steering:
@@ -511,6 +499,11 @@ class Service:
 def chain_spec(config: ServiceConfig) -> ChainSpec:
     """What workers need to build the configured stages."""
     return ChainSpec(FACTORY, [stage.model_dump(mode="json") for stage in config.stages])
+
+
+def configured_lanes(config: ServiceConfig, source_names: Sequence[str]) -> list[LaneSpec]:
+    """The lanes that the configuration amounts to."""
+    return lane_specs(starting_plan(config), lane_rules(config, source_names))
 
 
 def lane_rules(config: ServiceConfig, source_names: Sequence[str]) -> dict[str, LaneRule]:

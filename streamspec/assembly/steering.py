@@ -13,7 +13,7 @@ from streamspec.assembly.ledger import Ledger
 from streamspec.assembly.warming import warm_foresight, warm_policies
 from streamspec.core.control import HostState
 from streamspec.core.prediction import variant_stage
-from streamspec.engine.controller import ModelFacts, Surroundings
+from streamspec.engine.controller import ModelFacts, Surroundings, lane_specs
 from streamspec.engine.foresight import Foresight
 from streamspec.monitors.host import HostMonitor
 
@@ -138,7 +138,7 @@ class Steering:
         """The sources are others: the present lanes take their segments by these rules."""
         controller = self.control.controller
         controller.rules = rules
-        self._dispatcher.set_lanes(controller.lane_specs(controller.cycle.plan))
+        self._dispatcher.set_lanes(lane_specs(controller.cycle.plan, rules))
 
     def _model(self) -> ModelFacts:
         if self.learning is None:

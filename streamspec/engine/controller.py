@@ -161,7 +161,7 @@ class Controller:
     def enforce(self, before: Plan, plan: Plan, now_ns: int) -> None:
         """Bring dispatcher and host, which are in line with ``before``, in line with ``plan``."""
         if _shape(before.lanes) != _shape(plan.lanes):
-            self.dispatcher.set_lanes(self.lane_specs(plan))
+            self.dispatcher.set_lanes(lane_specs(plan, self.rules))
             self._changed_ns = {lane.name: now_ns for lane in plan.lanes}
         else:
             for old, new in zip(before.lanes, plan.lanes, strict=True):
@@ -184,20 +184,22 @@ class Controller:
         for effects in self.surroundings.effects:
             effects.apply(plan)
 
-    def lane_specs(self, plan: Plan) -> list[LaneSpec]:
-        """The lanes of a plan as the dispatcher takes them, in order of matching: by traffic class, then by cut."""
-        order = list(self.rules)
-        lanes = sorted(plan.lanes, key=lambda lane: (order.index(lane.traffic), lane.up_to_work_ns))
-        return [
-            LaneSpec(
-                name=lane.name,
-                allocation=lane.allocation,
-                urgency=lane.urgency,
-                traffic=order.index(lane.traffic),
-                rule=replace(self.rules[lane.traffic], lane=index, max_work_ns=lane.up_to_work_ns),
-            )
-            for index, lane in enumerate(lanes)
-        ]
+
+def lane_specs(plan: Plan, rules: Mapping[str, LaneRule]) -> list[LaneSpec]:
+    """The lanes of a plan as the dispatcher takes them, in order of matching: by traffic class, then by cut.
+    ``rules``: by traffic class, in order of matching."""
+    order = list(rules)
+    lanes = sorted(plan.lanes, key=lambda lane: (order.index(lane.traffic), lane.up_to_work_ns))
+    return [
+        LaneSpec(
+            name=lane.name,
+            allocation=lane.allocation,
+            urgency=lane.urgency,
+            traffic=order.index(lane.traffic),
+            rule=replace(rules[lane.traffic], lane=index, max_work_ns=lane.up_to_work_ns),
+        )
+        for index, lane in enumerate(lanes)
+    ]
 
 
 def _shape(lanes: Sequence[LanePlan]) -> list[tuple[str, str, int]]:
