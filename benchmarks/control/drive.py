@@ -44,11 +44,10 @@ class TraceSource:
 
     def __init__(self, pool: Pool, trace: Trace) -> None:
         self._payloads = [np.frombuffer(payload, dtype=np.uint8) for payload in pool.payloads]
-        self._keys = [f"{name}".encode() for name in pool.names]
+        self._keys = [name.encode() for name in pool.names]
         self._trace = trace
         self.start_ns = 0
         self.behind_ns = 0
-        self.unplaced = 0
 
     async def open(self, intake: Intake) -> None:
         self._intake = intake
@@ -74,8 +73,7 @@ class TraceSource:
         for position in range(at, end):
             slot = intake.acquire_by_shedding()
             if slot < 0:
-                self.unplaced += 1
-                continue
+                continue  # lost, which the report counts
             which = int(self._trace.segment[position])
             payload = self._payloads[which]
             intake.payload(slot)[: len(payload)] = payload
@@ -95,13 +93,9 @@ class TraceSource:
 class Meter:
     """Collects outcomes and what the lanes had, while the trace runs."""
 
-    def __init__(self, service: Any, pool: Pool, objective_seconds: float) -> None:
+    def __init__(self, service: Any) -> None:
         self._service = service
-        self._light_bytes = 0
-        self._cost = pool.cost_seconds
-        self._objective_ns = objective_seconds * 1e9
         self.latency_ns: list[Any] = []
-        self.length: list[Any] = []
         self.measured: list[Any] = []
         self.arrival_ns: list[Any] = []
         self.bytes_out = 0
@@ -109,7 +103,6 @@ class Meter:
         self.worker_seconds = 0.0
         self.switches = 0
         self._shape: Any = None
-        self.timeline: list[tuple[float, int, int]] = []
 
     def take(self, rows: Rows) -> None:
         """A listener of the accounts."""
@@ -150,7 +143,7 @@ async def run(spec: dict[str, Any], pool: Pool) -> dict[str, Any]:
     )
     config = config.model_copy(update={"sources": {"trace": TraceConfig()}})
     service = Service(config)
-    meter = Meter(service, pool, config.objective.latency)
+    meter = Meter(service)
     service.dispatcher.accounts.listeners.append(meter.take)
     configure_logging("warning", "text")
     watching = asyncio.ensure_future(meter.watch())

@@ -56,7 +56,6 @@ def load_pool(stages: list[dict[str, Any]], seed: int = 1) -> Pool:
 
 
 def _segments() -> Iterator[tuple[str, bytes]]:
-    from streamspec.profile_files import profile_paths  # noqa: F401  (the cutter lives beside it)
     from streamspec.profiler.report import cut_file
 
     sizes = (SEGMENT_BYTES, 16 * 1024)
