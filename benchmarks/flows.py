@@ -41,6 +41,8 @@ def write_capture(path: Path, packets: int) -> int:
                 last_ns = timestamp_ns
                 writer.writepkt_time(packet, now_ns / 1e9)
                 written += 1
+        file.flush()
+        os.fsync(file.fileno())  # nobody is measured while the system still writes it
     return written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import signal
 import time
@@ -140,6 +141,8 @@ class Service:
         await self._until_started(steering.warm())
         for running in self.sources.values():
             self._run_source(running)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: collections in mid-stream need not walk it again
         self.started_ns = time.monotonic_ns()
         self.phase = "running"
         _log.info("started", sources=list(self.config.sources), workers=self.config.fleet_workers)
