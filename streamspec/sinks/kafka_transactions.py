@@ -138,7 +138,9 @@ class Transactions:
         if waiter is not None and waiter.done():
             waiter.exception()  # retrieved, or asyncio complains later
         try:
-            if manager.is_fatal_error():
+            if manager.is_fatal_error() or (self._open and manager.is_empty_transaction()):
+                # aiokafka forgets on an error what it added, and tells the broker of no abort: what was sent would be
+                # committed with the next transaction. A new producer of the same name aborts it.
                 raise error
             if self._open:
                 async with asyncio.timeout(ABORT_SECONDS):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from streamspec.core.interfaces import OffsetCommit, Source
 from streamspec.core.segment import CONTENT_PACKETS
 from streamspec.core.tally import Tally
 from streamspec.links import kafka_meta
@@ -129,3 +131,44 @@ async def test_a_record_that_no_broker_takes_goes_elsewhere_and_holds_nothing_ba
     letters = await consume(address, oversize, 2)
     assert {bytes(r.value[:1]) for r in letters} == {b"b", b"c"}
     assert all(b"bytes are more than" in dict(r.headers)["streamspec.error"] for r in letters)
+
+
+class PutOut:
+    """A transactional source whose first commit the broker refuses, as from a member that was put out of its group."""
+
+    def __init__(self, group: str) -> None:
+        self.commit_lock = asyncio.Lock()
+        self.finished: list[int] = []
+        self._refused = OffsetCommit(group, 5, "nobody", None, {(group, 0): (1, "")})
+        self._commits: list[OffsetCommit | None] = [self._refused, None]
+
+    def owned(self, token: int) -> bool:
+        return True
+
+    def commit_for(self, tokens: Sequence[int]) -> OffsetCommit | None:
+        return self._commits.pop(0)
+
+    def committed(self, tokens: Sequence[int]) -> None:
+        self.finished += tokens
+
+
+async def test_what_a_refused_transaction_sent_is_not_committed_with_the_next_one(
+    address: str, topic: MakeTopic
+) -> None:
+    name = await topic()
+    source = PutOut(name)
+    sink = KafkaSinkConfig.model_validate(
+        {"type": "kafka", "brokers": address, "topic": name, "delivery": "exactly_once"}
+    ).build("out")
+    sink.attach(lambda name: cast("Source", source) if name == "in" else None)
+    tally = Tally()
+    try:
+        await sink.open(tally)
+        await sink.write(ListBatch([make_delivery([b"once"], source="in", meta=from_kafka())]))
+        await sink.write(ListBatch([make_delivery([b"behind it"])]))
+    finally:
+        await sink.close()
+    found = await consume(address, name, 2, isolation_level="read_committed")
+    assert [record.value for record in found] == [b"once", b"behind it"]
+    assert source.finished == [5]
+    assert tally["aborted_transactions"] == 1
