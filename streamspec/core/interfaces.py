@@ -267,6 +267,44 @@ class ResourcefulStage(Protocol):
         """Called before the first segment, and with the same grant whenever it has changed."""
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentBatch:
+    """Segments that a worker was given at once, before the first of them is processed.
+
+    Attributes:
+        segment_ids: ``uint64 (n,)``.
+        places: ``int64 (4, n)``: start and length of each payload as it arrived, start and rows of its packet table;
+            places are bytes from the start of the memory that :meth:`BatchedStage.attach` was given.
+        variants: ``int16 (n,)``: the variant that was chosen for each, -1 for the default.
+    """
+
+    segment_ids: npt.NDArray[np.uint64]
+    places: Counts
+    variants: npt.NDArray[np.int16]
+
+
+AskGrant = Callable[[ResourceRequest, Callable[[Grant], None]], Grant | Refusal]
+"""Asks the service for a grant; the second argument is told of its changes."""
+
+
+@runtime_checkable
+class BatchedStage(Protocol):
+    """A stage that can begin work on many segments at once, on a device. It still answers each in ``process``.
+
+    A stage that ran another variant than it was given says so: it assigns ``context.variant``.
+    """
+
+    batched: bool
+    """Whether it wants batches at all; read once, after ``open``."""
+
+    def attach(self, slots_in: SlotMemory, ask: AskGrant) -> None:
+        """Called once before the first segment: the memory that all segments lie in."""
+
+    def begin(self, batch: SegmentBatch) -> None:
+        """Start what can be started; ``process`` is called for each of these afterwards, in order. Must not raise for
+        what only this stage can know of: ``process`` does the work itself then."""
+
+
 class Reducer(Protocol):
     """The dispatcher-side half of a stage that keeps state over all workers (the flow table)."""
 

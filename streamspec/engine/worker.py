@@ -21,10 +21,12 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
+
+import numpy as np
 
 from streamspec.core.errors import StreamspecError
-from streamspec.core.interfaces import Bytes, OpenableStage, Rows, Stage
+from streamspec.core.interfaces import BatchedStage, Bytes, OpenableStage, Rows, SegmentBatch, Slots, Stage
 from streamspec.core.resources import Grant, Refusal, ResourceRequest
 from streamspec.core.segment import (
     DONE,
@@ -49,6 +51,7 @@ _VARIANT_AT = _FIELDS["variant"][1]
 _ERROR_KIND_AT = _FIELDS["error_kind"][1]
 _SPILLED_AT = _FIELDS["spilled"][1]
 _INTAKE = struct.Struct("<Q24xq16xIIHHHHHH")  # segment_id, timestamp_ns, length ... meta_bytes
+_VARIANT = struct.Struct("<h")
 _RESULT = struct.Struct("<qIIIIII")  # finished_ns ... error_bytes
 _FINISHED_AT = _FIELDS["finished_ns"][1]
 
@@ -187,6 +190,21 @@ class SegmentRunner:
         self._useful = struct.Struct(f"<{len(stages)}q")
         self._variants = struct.Struct(f"<{len(stages)}h")
         self._no_time = [0] * len(stages)
+        self._batched = [(i, stage) for i, (_, stage) in enumerate(stages) if _wants_batches(stage)]
+
+    def begin(self, slots: Slots) -> None:
+        """Let stages that work on many segments at once begin with these. Their time is shared by the segments."""
+        self._no_time = [0] * len(self._no_time)
+        if not self._batched or not len(slots):
+            return
+        arena, layout = self._arena, self._arena.layout
+        rows = arena.headers[slots]
+        starts = np.array([arena.offset(slot) for slot in slots.tolist()], dtype=np.int64)
+        places = np.stack([starts, rows["length"], starts + layout.packets_offset, rows["packets"]])
+        for index, stage in self._batched:
+            before = time.thread_time_ns()
+            stage.begin(SegmentBatch(rows["segment_id"], places, rows["variant"][:, index]))
+            self._no_time[index] = (time.thread_time_ns() - before) // len(slots)
 
     def run(self, slot: int) -> bytes | None:
         """Process one slot. Returns the output when the slot has no room for it, else None."""
@@ -213,10 +231,12 @@ class SegmentRunner:
                 context.variant = variant
                 process(segment, context)
                 after = time.thread_time_ns()
-                useful[index] = after - before
+                useful[index] += after - before
                 before = after
+                if context.variant != variant:
+                    _VARIANT.pack_into(memory, base + _VARIANT_AT + 2 * index, context.variant)
         except (Exception, SystemExit) as raised:
-            useful[index] = time.thread_time_ns() - before
+            useful[index] += time.thread_time_ns() - before
             error = self._describe(raised, index)
         self._useful.pack_into(memory, base + _USEFUL_AT, *useful)
         if error:
@@ -304,6 +324,7 @@ class WorkerLoop:
         done: array.array[int] = array.array("i")
         reported_ns = now_ns()
         last = len(slots) - 1
+        self._runner.begin(np.frombuffer(slots, dtype=np.int32))
         for position, slot in enumerate(slots):
             spill = run(slot)
             if spill is not None:
@@ -339,6 +360,10 @@ class WorkerLoop:
         counts.clear()
 
 
+def _wants_batches(stage: Stage) -> TypeGuard[BatchedStage]:
+    return isinstance(stage, BatchedStage) and stage.batched
+
+
 def build_chain(spec: dict[str, Any]) -> list[tuple[str, Stage]]:
     """Call ``SPEC["factory"]`` (``module:function``) and open the stages."""
     module, _, function = spec["factory"].partition(":")
@@ -363,6 +388,7 @@ def main(argument: str) -> int:
     try:
         stages = build_chain(spec)
         line.declare(stages)
+        line.attach(stages, arena)
     except StreamspecError as error:
         connection.send(wire.encode_control({"failed": str(error), "exit_code": error.exit_code}))
         return error.exit_code

@@ -8,9 +8,10 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from streamspec.core.interfaces import ResourcefulStage, Stage
+from streamspec.core.interfaces import BatchedStage, ResourcefulStage, SlotMemory, Stage
 from streamspec.core.resources import Grant, Refusal, ResourceRequest
 from streamspec.engine import wire
 
@@ -69,6 +70,12 @@ class GrantLine:
                     self.request(name, wanted, stage.on_resources) if wanted.amounts() else Refusal("nothing asked")
                 )
                 stage.on_resources(answer)
+
+    def attach(self, stages: Sequence[tuple[str, Stage]], slots_in: SlotMemory) -> None:
+        """Show the memory of all segments to stages that work on many at once, and let them ask for a device."""
+        for name, stage in stages:
+            if isinstance(stage, BatchedStage) and stage.batched:
+                stage.attach(slots_in, partial(self.request, name))
 
     def _answer(self, number: int) -> dict[str, Any] | None:
         until = time.monotonic() + ANSWER_SECONDS

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from streamspec.core.errors import ConfigError
 from streamspec.core.interfaces import Bytes
+from streamspec.stages.automaton import Automaton, compile_rules
 from streamspec.stages.rules import Rule
 
 Offsets = npt.NDArray[np.int64]
@@ -66,6 +67,8 @@ class PatternSearch:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         texts = {rule.id: text for rule in rules if (text := _relaxed(rule)) is not None}
+        self._rules = rules
+        self._texts = texts
         self._swept = _Patterns.of([rule for rule in rules if rule.id in texts], texts)
         self._single = _Patterns.of([rule for rule in rules if rule.id not in texts])
         # What the sweep's patterns only suspect, because assertions are left out, these decide.
@@ -73,19 +76,38 @@ class PatternSearch:
         self._asserting = _Patterns.of(asserting)
         self._suspected = {rule.id for rule in asserting}
         self._once = {rule.id for rule in rules if "singlematch" in rule.flags}
+        self._uncovered: _Patterns | None = None
 
     @property
     def searched_singly(self) -> int:
         """Number of rules that cost a call per span because they cannot be swept."""
         return len(self._single.rules) if self._single is not None else 0
 
-    def search(self, memory: Bytes, starts: Offsets, ends: Offsets) -> list[Match]:
+    def automaton(self) -> Automaton:
+        """The rules as an automaton for a device, whose suspects :meth:`search` takes from then on."""
+        automaton = compile_rules(self._rules, self._texts)
+        uncovered = [rule for rule in self._rules if rule.id in self._texts and rule.id not in automaton.covered]
+        self._uncovered = _Patterns.of(uncovered, self._texts)
+        return automaton
+
+    def search(self, memory: Bytes, starts: Offsets, ends: Offsets, suspects: Offsets | None = None) -> list[Match]:
         """All matches in the spans ``memory[starts[i]:ends[i]]``, ordered by span and rule. Spans may overlap and
-        lie in any order."""
+        lie in any order.
+
+        ``suspects``: spans in which rules that :meth:`automaton` covers may match, in place of a sweep for them. What
+        is found is the same.
+        """
         found: list[Match] = []
         view = memory.data
         if self._swept is not None:
-            for span in self._candidates(self._swept, memory, starts, ends):
+            candidates: Iterable[int]
+            if suspects is None:
+                candidates = self._candidates(self._swept, memory, starts, ends)
+            else:
+                candidates = set(suspects.tolist())
+                if self._uncovered is not None:
+                    candidates.update(self._candidates(self._uncovered, memory, starts, ends))
+            for span in candidates:
                 self._add(found, span, self._search_swept(self._swept, view[starts[span] : ends[span]]))
         if self._single is not None:
             for span, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
