@@ -119,6 +119,7 @@ class Service:
                 await self._drain()
         finally:
             await self._close()
+            gc.unfreeze()
         if self._error is not None:
             raise self._error
         if self._signal is not None and not self._drained:

@@ -95,6 +95,7 @@ class Controller:
     # -- the loop -----------------------------------------------------------------------------
     def start(self, period_seconds: float, glance_seconds: float) -> None:
         """Take a turn once a period, and glances between, until :meth:`close`."""
+        self._hold_to_objectives()
         loop = asyncio.get_running_loop()
         glances = max(round(period_seconds / glance_seconds), 1)
         interval_seconds = period_seconds / glances
@@ -121,6 +122,7 @@ class Controller:
     def step(self, *, glance: bool = False) -> Decision | None:
         """One turn, or a glance between turns. Returns the decision, if one was made."""
         now_ns = self.dispatcher.clock.monotonic_ns()
+        self._hold_to_objectives()
         observation = self.observe(now_ns, glance=glance)
         self.turns += not glance
         if self.cycle.mode == "off":
@@ -179,10 +181,16 @@ class Controller:
         foresight = self.dispatcher.foresight
         if foresight is not None:
             foresight.price_ns = None if plan.variant_price is None else plan.variant_price * 1e9
+            self._hold_to_objectives()
         if plan.intake != before.intake:
             self.dispatcher.set_intake(plan.intake)
         for effects in self.surroundings.effects:
             effects.apply(plan)
+
+    def _hold_to_objectives(self) -> None:
+        """Let what waits in a lane be hurried by the objective of its traffic class, when decisions are ours."""
+        if self.dispatcher.foresight is not None:
+            self.dispatcher.foresight.limits_ns = self.observer.limits_ns() if self.cycle.mode == "auto" else ()
 
 
 def lane_specs(plan: Plan, rules: Mapping[str, LaneRule]) -> list[LaneSpec]:

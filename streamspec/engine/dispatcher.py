@@ -8,6 +8,7 @@ its order line, or held by sinks.
 from __future__ import annotations
 
 import asyncio
+import math
 import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -409,20 +410,22 @@ class Dispatcher:
     def _pump(self, lane: Lane) -> None:
         if self._paused:
             return
-        batch = lane.allocation.batch
+        batch, foresight = lane.allocation.batch, self.foresight
+        batch_ns = math.inf if foresight is None else foresight.batch_ns(lane.index)
         now_ns = self.clock.monotonic_ns()
         while len(lane) and lane.workers:
-            worker = min(lane.workers, key=_in_flight)
-            if worker.in_flight > batch:
+            worker = min(lane.workers, key=_load)
+            if worker.in_flight > batch or worker.promised_ns > batch_ns:
                 return
-            share = -(-len(lane) // len(lane.workers))
-            slots = lane.pop(min(batch, share), worker.index, now_ns)
-            if self.foresight is not None:
-                self.foresight.choose_variants(slots)
+            count, work_ns = min(batch, -(-len(lane) // len(lane.workers))), 0.0
+            if foresight is not None:
+                count, work_ns = lane.plan_batch(foresight, min(count, 256), now_ns)
+            slots = lane.pop(count, worker.index, now_ns)
             if not worker.send(slots.data):
                 self._take_back(lane, slots)
                 return
             worker.in_flight += len(slots)
+            worker.promised_ns += work_ns
 
     def _take_back(self, lane: Lane, slots: Slots) -> None:
         headers = self.arena.headers
@@ -437,6 +440,7 @@ class Dispatcher:
     def worker_batch(self, worker: Worker, message: bytes) -> None:
         """See ``FleetEvents``."""
         slots = np.frombuffer(message, dtype=np.int32)
+        worker.promised_ns *= 1.0 - len(slots) / max(worker.in_flight, 1)
         worker.in_flight -= len(slots)
         self._completed(slots)
         if worker.lane >= 0:
@@ -565,8 +569,8 @@ class Dispatcher:
         self._pump_all()
 
 
-def _in_flight(worker: Worker) -> int:
-    return worker.in_flight
+def _load(worker: Worker) -> tuple[float, int]:
+    return worker.promised_ns, worker.in_flight
 
 
 def _unmap(mapping: mmap.mmap) -> None:

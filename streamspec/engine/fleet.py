@@ -48,6 +48,7 @@ class Worker:
         index: 1 and up; the column ``holder`` of headers.
         lane: index of its lane, -1 while it has none.
         in_flight: slots sent and not reported.
+        promised_ns: about how much predicted work they are; 0 without predictions.
         generation: of the chain that it built; see ``Fleet.renew``.
         granted_nice, granted_cores: what the kernel accepted.
         stage_counts: events counted by its stages so far.
@@ -60,6 +61,7 @@ class Worker:
     generation: int
     lane: int = -1
     in_flight: int = 0
+    promised_ns: float = 0.0
     ready: bool = False
     retiring: bool = False
     killed_for: str = ""

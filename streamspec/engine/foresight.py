@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamspec.core.features import FEATURE_COUNT
@@ -9,6 +12,9 @@ from streamspec.core.interfaces import Counts, Rows, SegmentProfiler, Slots
 from streamspec.core.prediction import PREDICTION, Features, Predictor
 from streamspec.engine import foresight_kernels as kernels
 from streamspec.engine.arena import Arena
+
+BATCH_RATIO = 0.05
+"""Share of the objective that a worker may be given at once in predicted work: what it holds cannot be hurried."""
 
 
 class Foresight:
@@ -22,6 +28,7 @@ class Foresight:
 
     Attributes:
         price_ns: what a byte of output costs in nanoseconds of CPU time; None leaves every stage its default variant.
+        limits_ns: by lane, the latency that its segments are held to; empty: none is, and nothing is hurried.
         features: ``float32 (slots, FEATURE_COUNT)``, by slot.
         predictions: ``PREDICTION`` rows by slot.
         looks: ``LOOK`` rows by slot.
@@ -43,6 +50,7 @@ class Foresight:
         self.variant_stage = variant_stage
         self.variants = variants
         self.price_ns: float | None = None
+        self.limits_ns: Sequence[float] = ()
         self.host_load = 0.0
         self.features: Features = np.zeros((arena.slots, FEATURE_COUNT), dtype=np.float32)
         self.predictions: Rows = np.zeros(arena.slots, dtype=PREDICTION)
@@ -84,8 +92,34 @@ class Foresight:
             self.choose_variants(slots)
             kernels.expect(self._arena.headers, slots, self.predictions, self.variant_stage, self.looks)
 
+    def batch_ns(self, lane: int) -> float:
+        """Predicted work up to which segments of a lane go to a worker together."""
+        return BATCH_RATIO * self._limit_ns(lane)
+
+    def plan_batch(self, ring: Slots, marks: Counts, most: int, lane: int, now_ns: int) -> tuple[int, float]:
+        """How many from the head of a lane's queue go to a worker together, and their predicted nanoseconds; each has
+        its variant then, by the price and by the time that it has left."""
+        price_ns = kernels.NO_PRICE if self.price_ns is None else self.price_ns
+        planned: tuple[int, float] = kernels.plan_batch(
+            ring,
+            marks,
+            most,
+            self._arena.headers,
+            self.predictions,
+            self.variant_stage,
+            self.variants,
+            price_ns,
+            self._limit_ns(lane),
+            self.batch_ns(lane),
+            now_ns,
+        )
+        return planned
+
+    def _limit_ns(self, lane: int) -> float:
+        return self.limits_ns[lane] if lane < len(self.limits_ns) else math.inf
+
     def choose_variants(self, slots: Slots) -> None:
-        """Give segments that go to a worker the variant that is cheapest at the present price."""
+        """Give segments the variant that is cheapest at the present price."""
         if self.price_ns is not None and self.variant_stage >= 0:
             headers, predictions = self._arena.headers, self.predictions
             kernels.choose_variants(headers, slots, predictions, self.variant_stage, self.variants, self.price_ns)

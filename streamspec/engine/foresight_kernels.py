@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,83 @@ def queued_work(ring: Slots, marks: Counts, headers: Rows, predictions: Rows, st
         total += work
         upper += work * (row.upper_ns / row.work_ns) if row.work_ns > 0 else 0.0
     return total, upper
+
+
+NO_PRICE = -1.0
+"""Every stage keeps its default variant."""
+_LATE_RATIO = 0.5
+"""Share of the objective behind which nothing but the fastest variant is chosen."""
+_SPENDABLE_RATIO = 0.8
+"""Share of the objective within which a segment shall be finished, predicted on the pessimistic side."""
+_STEEPNESS = 7.0
+"""How the price falls with age: to a thousandth when a segment is as old as ``_LATE_RATIO`` says."""
+
+
+@kernel
+def variant_in_time(row: Any, length: int, count: int, price_ns: float, spent_ns: float, limit_ns: float) -> int:
+    """The variant for a segment that waited ``spent_ns`` and has ``limit_ns`` from its arrival on; -1: none predicted.
+
+    The longer it waited, the less a byte of output is worth, so that a queue makes what leaves it cheaper at once,
+    long before a decision does. A variant that would be late is not taken while a faster one is there.
+    """
+    age = spent_ns / (_LATE_RATIO * limit_ns)
+    margin = row.upper_ns / row.work_ns if row.work_ns > 0 else 1.0
+    room = _SPENDABLE_RATIO * limit_ns - spent_ns
+    price = 0.0 if age >= 1.0 else price_ns * math.exp(-_STEEPNESS * age * age)
+    best = fastest = -1
+    best_cost = 0.0
+    for variant in range(count):
+        work = row.variant_work_ns[variant]
+        if not work > 0:
+            continue
+        if fastest < 0 or work < row.variant_work_ns[fastest]:
+            fastest = variant
+        cost = work + row.variant_ratio[variant] * length * price
+        if work * margin <= room and (best < 0 or cost < best_cost):
+            best = variant
+            best_cost = cost
+    return best if best >= 0 else fastest
+
+
+@kernel
+def plan_batch(
+    ring: Slots,
+    marks: Counts,
+    most: int,
+    headers: Rows,
+    predictions: Rows,
+    stage: int,
+    count: int,
+    price_ns: float,
+    limit_ns: float,
+    batch_ns: float,
+    now_ns: int,
+) -> tuple[int, float]:
+    """How many from the head of a queue go to a worker together, and their predicted nanoseconds.
+
+    Args:
+        ring, marks: the queue.
+        most: at least 1; fewer go when their predicted work is more than ``batch_ns``.
+        headers: whose column ``variant[stage]`` is written, when ``count`` variants of a ``stage`` are predicted.
+        price_ns: of a byte of output, or ``NO_PRICE``.
+        limit_ns: the latency that the lane is held to.
+    """
+    mask = ring.shape[0] - 1
+    total = 0.0
+    for i in range(min(most, marks[1])):
+        slot = ring[(marks[0] + i) & mask]
+        row = predictions[slot]
+        variant = -1
+        if stage >= 0 and price_ns >= 0:
+            spent_ns = max(now_ns - headers[slot].arrival_ns, 0) + total
+            variant = variant_in_time(row, headers[slot].length, count, price_ns, spent_ns, limit_ns)
+        work = expected_work(row, variant)
+        if i > 0 and total + work > batch_ns:
+            return i, total
+        if stage >= 0:
+            headers[slot].variant[stage] = variant
+        total += work
+    return min(most, marks[1]), total
 
 
 @kernel

@@ -13,6 +13,7 @@ from streamspec.engine.foresight_kernels import queued_work
 
 if TYPE_CHECKING:
     from streamspec.engine.fleet import Worker
+    from streamspec.engine.foresight import Foresight
 
 
 class Lane:
@@ -46,6 +47,10 @@ class Lane:
     def push_front(self, slots: Slots) -> None:
         """Put those of the slots that belong here before all others."""
         kernels.push_front(self._ring, self._marks, self._headers, slots, self.index)
+
+    def plan_batch(self, foresight: Foresight, most: int, now_ns: int) -> tuple[int, float]:
+        """See :meth:`Foresight.plan_batch`."""
+        return foresight.plan_batch(self._ring, self._marks, most, self.index, now_ns)
 
     def pop(self, limit: int, worker: int, now_ns: int) -> Slots:
         """Up to ``limit`` (at most 256) slots for a worker; a view that the next call overwrites."""

@@ -169,6 +169,11 @@ class Observer:
         self.finished(np.zeros(0, dtype=OUTCOME))
 
     # -- reading ------------------------------------------------------------------------------
+    def limits_ns(self) -> list[float]:
+        """The latency that each lane is held to, by index."""
+        limits: list[float] = self._objectives_ns[self._traffic_of_lane].astype(float).tolist()
+        return limits
+
     def observe(
         self,
         dispatcher: Dispatcher,

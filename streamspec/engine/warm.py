@@ -54,6 +54,8 @@ def _warm_foresight(headers: Rows, slots: Slots) -> None:
     RuleRouter([LaneRule(0, max_work_ns=1.0), LaneRule(0)], lambda slot: b"", looks).route(headers, slots)
     foresight_kernels.expect(headers, slots, predictions, 0, looks)
     foresight_kernels.choose_variants(headers, slots, predictions, 0, 1, 0.0)
+    queue, marks = np.zeros(1, dtype=np.int32), np.zeros(2, dtype=np.int64)
+    foresight_kernels.plan_batch(queue, marks, 1, headers, predictions, 0, 1, 0.0, 1.0, 1.0, 0)
     foresight_kernels.keep(
         slots,
         np.zeros((2, FEATURE_COUNT), dtype=np.float32),

@@ -154,7 +154,7 @@ class PlannerPolicy:
     def _situations(self, observation: Observation, plan: Plan, since_last: float) -> list[_Situation]:
         curve, ceiling = measured_curve(observation), useful_ceiling(observation)
         headroom = plan.targets.get("headroom", self._config.headroom)
-        dearer = default_work_ratio(observation)
+        cheaper = fastest_work_ratio(observation)
         situations: list[_Situation] = []
         prior_workers, prior_work = 0, 0.0
         classes = sorted(observation.traffic, key=lambda traffic: traffic.urgency)
@@ -162,7 +162,7 @@ class PlannerPolicy:
             memory = self._classes.setdefault(traffic.name, _Class())
             demand = memory.forecaster.update(
                 traffic.arrivals, observation.window_seconds, since_last, traffic.burst_ratio
-            ).scaled_cost(dearer)
+            ).scaled_cost(cheaper)
             present = tuple(lane for lane in plan.lanes if lane.traffic == traffic.name)
             left = max(ceiling - prior_workers - (len(classes) - place - 1), 1)
             situation = _Situation(
@@ -271,14 +271,14 @@ class PlannerPolicy:
         return max(queued - ordinary, 0.0) if heaviest else 0.0
 
 
-def default_work_ratio(observation: Observation) -> float:
-    """Work that the default variant would take over the work as routed, 1 without variants. Plans are sized for the
-    default variant: the price of variants only fills what is left, and makes room when nothing is."""
-    default = next((variant for variant in observation.variants if variant.default), None)
+def fastest_work_ratio(observation: Observation) -> float:
+    """Work that the fastest variant would take over the work as routed, 1 without a price of variants. No workers are
+    added for a smaller output: the price fills the time that those for the objective leave, and makes room at once."""
     routed = observation.routed_work_seconds_per_second
-    if default is None or routed <= 0.0 or default.work_seconds_per_second <= 0.0:
+    works = [v.work_seconds_per_second for v in observation.variants if v.work_seconds_per_second > 0.0]
+    if observation.variant_price is None or routed <= 0.0 or not works:
         return 1.0
-    return min(max(default.work_seconds_per_second / routed, 0.05), 20.0)
+    return min(max(min(works) / routed, 0.02), 1.0)
 
 
 def _stressed(situation: _Situation, stress: float) -> _Situation:

@@ -24,11 +24,13 @@ from streamspec.core.resources import Allocation
 from streamspec.engine.controller import Controller
 from streamspec.engine.cycle import Cycle
 from streamspec.engine.dispatcher import LaneSpec
+from streamspec.engine.foresight import Foresight
 from streamspec.engine.guard import Guard
 from streamspec.engine.observer import Observer, Traffic
 from streamspec.engine.router import LaneRule
 from streamspec.testing.components import ListSource
 from tests.engine.conftest import Bench, running
+from tests.engine.test_foresight import LengthProfiler
 
 ONE_LANE = Plan((LanePlan("all", Allocation(workers=1)),))
 TWO_LANES = Plan(
@@ -122,6 +124,18 @@ async def test_cuts_prices_and_intake_move_without_new_lanes() -> None:
         await reading
         await dispatcher.drain()
         assert len(bench.sink.kept) == 5
+
+
+async def test_segments_are_hurried_by_their_objective_only_while_decisions_are_ours() -> None:
+    async with controlled(TWO_LANES) as (bench, controller, _):
+        bench.dispatcher.foresee(Foresight(bench.dispatcher.arena, LengthProfiler()))
+        foresight = bench.dispatcher.foresight
+        assert foresight is not None
+        controller.step()
+        assert foresight.limits_ns == [controller.objective.latency_seconds * 1e9] * 2
+        controller.cycle.mode = "off"
+        controller.step()
+        assert not foresight.limits_ns
 
 
 @pytest.mark.parametrize(("mode", "recorded"), [("recommend", 1), ("off", 0)])

@@ -18,7 +18,7 @@ from streamspec.engine.arena import Arena
 from streamspec.engine.foresight import Foresight
 
 
-class _LengthProfiler:
+class LengthProfiler:
     def profile(self, slots_in: SlotMemory, headers: Rows, slots: Slots, out: Features) -> None:
         out[:] = 0
         out[:, FEATURE_INDEX["length_bytes"]] = headers["length"][slots]
@@ -43,7 +43,7 @@ def foresight() -> Iterator[Foresight]:
     arena = Arena(layout, 8)
     arena.headers["length"] = [10, 20, 30, 40, 0, 0, 0, 0]
     arena.headers["variant"] = -1
-    made = Foresight(arena, _LengthProfiler(), _LinearPredictor(), variant_stage=1, variants=3)
+    made = Foresight(arena, LengthProfiler(), _LinearPredictor(), variant_stage=1, variants=3)
     yield made
     arena.close()
 
@@ -100,6 +100,43 @@ def test_without_a_price_every_stage_keeps_its_default(foresight: Foresight) -> 
     foresight.look(SLOTS)
     foresight.choose_variants(SLOTS)
     assert (foresight._arena.headers["variant"] == -1).all()
+
+
+def plan_batch(foresight: Foresight, now_ns: float = 0.0) -> tuple[int, float, list[int]]:
+    """What of a queue that holds both slots goes to a worker, and the variants of both."""
+    foresight.look(SLOTS)
+    marks = np.array([0, 2], dtype=np.int64)
+    planned = foresight.plan_batch(SLOTS, marks, 16, 0, int(now_ns))
+    return *planned, foresight._arena.headers["variant"][SLOTS, 1].tolist()
+
+
+@pytest.mark.parametrize(("age_ratio", "variant"), [(0.0, 2), (0.25, 2), (0.4, 0), (0.6, 0), (2.0, 0)])
+def test_the_longer_a_segment_waited_the_cheaper_it_becomes(
+    foresight: Foresight, age_ratio: float, variant: int
+) -> None:
+    foresight.price_ns, foresight.limits_ns = 100_000.0, [1e9]
+    assert plan_batch(foresight, age_ratio * 1e9)[2] == [variant, variant]
+
+
+def test_a_variant_that_would_be_late_is_not_taken_while_a_faster_one_is_there(foresight: Foresight) -> None:
+    foresight.price_ns, foresight.limits_ns = 1e9, [150_000.0]
+    assert plan_batch(foresight)[2][0] == 1
+    foresight.limits_ns = [1000.0]
+    assert plan_batch(foresight)[2][0] == 0
+
+
+@pytest.mark.parametrize(("limit_ns", "planned"), [(1e6, (2, 30_000)), (400_000.0, (1, 20_000)), (1000.0, (1, 20_000))])
+def test_a_worker_is_given_little_work_at_once(
+    foresight: Foresight, limit_ns: float, planned: tuple[int, float]
+) -> None:
+    foresight.price_ns, foresight.limits_ns = 0.0, [limit_ns]
+    assert plan_batch(foresight)[:2] == planned
+
+
+def test_without_price_and_objective_a_batch_is_full_and_in_its_default(foresight: Foresight) -> None:
+    assert plan_batch(foresight, 1e12) == (2, 60_000, [-1, -1])
+    foresight.price_ns = 1e9
+    assert plan_batch(foresight, 1e12) == (2, 240_000, [2, 2])
 
 
 def test_the_work_of_a_queue_counts_the_chosen_variants(foresight: Foresight) -> None:
