@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from streamspec.sources import kafka_metadata
 
 _TRIM_BYTES = 1 << 16
+CROWDED_RUNS = 1000
+"""So many runs fit into a commit's metadata three times."""
 LARGEST_SPAN = 1 << 24
 """More than this is not restored from metadata: each offset takes a byte."""
 
@@ -52,6 +54,12 @@ class PartitionOffsets:
     def finished_beyond(self) -> int:
         """How many of them are finished already."""
         return self._done.count(1, self._low - self._first, max(self.next_offset - self._first, 0))
+
+    @property
+    def crowded(self) -> bool:
+        """Whether finished and unfinished offsets alternate so often that metadata may soon not hold them all: what
+        it does not hold is done again after a crash."""
+        return self.span > CROWDED_RUNS and len(_runs(self._done, self._low - self._first)) > CROWDED_RUNS
 
     def is_finished(self, offset: int) -> bool:
         """Whether an earlier owner of the partition finished it, so that it is to be skipped."""

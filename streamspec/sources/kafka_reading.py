@@ -240,16 +240,17 @@ class KafkaSource:
             self._resume(self._paused)
 
     def _bound_spans(self) -> None:
-        """Pause partitions whose first unfinished record lies too far back; resume those that caught up."""
+        """Pause partitions whose first unfinished record lies too far back, or whose commits would not fit; resume
+        those that caught up."""
         assert self._group is not None
         limit = self._config.max_span
         for tp, partition in self._group.partitions.items():
-            span = partition.offsets.span
-            if span >= limit and tp not in self._paused:
+            span, crowded = partition.offsets.span, partition.offsets.crowded
+            if (span >= limit or crowded) and tp not in self._paused:
                 self._pause([tp])
                 assert self._intake is not None
                 self._intake.tally.add("span_pauses")
-            elif tp in self._paused and span <= limit // 2:
+            elif tp in self._paused and span <= limit // 2 and not crowded:
                 self._resume([tp])
 
     def _pause(self, partitions: Any) -> None:

@@ -123,3 +123,18 @@ def test_a_hostile_length_reserves_no_memory() -> None:
     assert not offsets.restoring
     with pytest.raises(IndexError):
         offsets.finish([5])
+
+
+def test_offsets_are_crowded_long_before_a_commit_cannot_hold_them() -> None:
+    offsets = PartitionOffsets(0)
+    offsets.take_all(range(4000))
+    offsets.finish(range(1, 4000))
+    assert not offsets.crowded  # one gap
+    other = PartitionOffsets(0)
+    other.take_all(range(4000))
+    other.finish(range(1, 1400, 2))
+    assert other.crowded
+    low, metadata = other.commit()
+    assert sum(kafka_metadata.decode(low, metadata)[1::2]) == 700  # type: ignore[index]
+    other.finish(range(0, 1400, 2))
+    assert not other.crowded
