@@ -34,7 +34,8 @@ def write_capture(path: Path, packets: int) -> int:
     source = captured_packets(CAPTURES) if CAPTURES.is_dir() else generated_packets()
     written, now_ns, last_ns = 0, 10**18, 0
     with path.open("wb") as file:
-        writer = dpkt.pcap.Writer(file, nano=True)
+        # libpcap cuts packets beyond the length that the file names
+        writer = dpkt.pcap.Writer(file, snaplen=262144, nano=True)
         while written < packets:
             for timestamp_ns, packet in source:
                 now_ns += min(max(timestamp_ns - last_ns, 1000), 10**9)
@@ -46,14 +47,20 @@ def write_capture(path: Path, packets: int) -> int:
     return written
 
 
+def streamspec_command(path: Path, out: Path, repeat: int) -> list[str]:
+    """The whole service, as users run it, with one worker."""
+    command = [sys.executable, "-m", "streamspec", "run", "configs/flows.yaml", "--json"]
+    settings = (f"sources.capture.path={path}", f"sources.capture.repeat={repeat}", f"sinks.out.path={out}")
+    for setting in (*settings, "engine.workers=1"):
+        command += ["--set", setting]
+    return command
+
+
 def streamspec(path: Path, core: int, repeat: int, folder: Path) -> dict[str, Any]:
     """Packets per second of the whole service."""
     out = folder / "flows.jsonl"
     out.unlink(missing_ok=True)
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "streamspec", "run", "configs/flows.yaml", "--json"]
-    settings = (f"sources.capture.path={path}", f"sources.capture.repeat={repeat}", f"sinks.out.path={out}")
-    for setting in (*settings, "engine.workers=1"):
-        command += ["--set", setting]
+    command = ["taskset", "-c", str(core), *streamspec_command(path, out, repeat)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout)
     return {
