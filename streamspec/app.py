@@ -16,7 +16,7 @@ import structlog
 import uvloop
 
 from streamspec.assembly.control import starting_plan
-from streamspec.assembly.gpu import GpuPool
+from streamspec.assembly.gpu import GpuPool, wants_gpu
 from streamspec.assembly.recording import Recording, trace_header
 from streamspec.assembly.sinks import build_runner, copies_of
 from streamspec.assembly.steering import Steering, build_foresight
@@ -104,7 +104,8 @@ class Service:
             clock=SystemClock(),
             foresight=foresight,
         )
-        self.gpu = GpuPool(self.dispatcher, self.config.control.guard.bounds.gpu_memory_bytes)
+        limit_bytes = self.config.control.guard.bounds.gpu_memory_bytes
+        self.gpu = GpuPool(self.dispatcher, limit_bytes, wanted=wants_gpu(self.config))
 
     # -- life ---------------------------------------------------------------------------------
     async def run(self) -> int:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from streamspec.actuators.gpu_memory import GpuMemory
 from streamspec.assembly.parts import Level
 from streamspec.core.actuation import Readiness
@@ -14,9 +16,16 @@ from streamspec.core.control import LanePlan, Plan
 from streamspec.telemetry.state import KnobStatus
 
 if TYPE_CHECKING:
+    from streamspec.config import ServiceConfig
     from streamspec.engine.dispatcher import Dispatcher
 
 RESOURCE = "gpu_memory_bytes"
+_log = structlog.get_logger("streamspec.gpu")
+
+
+def wants_gpu(config: ServiceConfig) -> bool:
+    """Whether some part is to use a device where there is one."""
+    return any(getattr(part, "device", "cpu") != "cpu" for part in (*config.stages, config.profiler))
 
 
 class GpuPool:
@@ -26,13 +35,16 @@ class GpuPool:
         dispatcher: whose grants get the pool.
         limit_bytes: most that is granted on one device; 0: all of it.
         library: instead of ``pynvml``.
+        wanted: something is configured to use a device, so that it is said aloud where there is none.
     """
 
     name = "gpu_memory"
-    wanted = False
-    told: Level = "debug"
+    told: Level = "debug"  # :meth:`open` says it, before workers could
 
-    def __init__(self, dispatcher: Dispatcher, limit_bytes: int = 0, *, library: Any | None = None) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, limit_bytes: int = 0, *, library: Any | None = None, wanted: bool = False
+    ) -> None:
+        self.wanted = wanted
         self._dispatcher = dispatcher
         self._memory = GpuMemory(self._pids, limit_bytes=limit_bytes, library=library)
         self._ready: Readiness | None = None
@@ -44,6 +56,9 @@ class GpuPool:
             self._ready = await asyncio.to_thread(asyncio.run, self._memory.probe())
             if self._ready.active:
                 self._dispatcher.grants.pools[RESOURCE] = self._memory
+            elif self.wanted:
+                reason, next_step = self._ready.reason, self._ready.next_step
+                _log.warning("no GPU, the CPU does the work", reason=reason, next_step=next_step, always=True)
         return self._ready
 
     async def apply(self, plan: Plan) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,14 @@ ANSWER_SECONDS = 5.0
 """A launch that takes longer is given up, and the device with it: it hangs, or somebody debugs on it."""
 POLL_SECONDS = 20e-6
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+
+
+def fault_reason(name: str) -> FaultReason:
+    """The reason of that name. Raises ValueError."""
+    found: dict[str, FaultReason] = {reason: reason for reason in get_args(FaultReason)}
+    if name not in found:
+        raise ValueError(f"no such fault: {name}")
+    return found[name]
 
 
 class DeviceFault(Exception):

@@ -172,7 +172,7 @@ class GpuInspection:
 
     def _cannot(self, reason: str, detail: str) -> None:
         self._why_not = reason
-        if reason not in self._told:
+        if reason not in self._told and reason != "refused":  # the service says that, and once for all workers
             self._told.add(reason)
             _log.warning("inspect goes on without a GPU", reason=reason, detail=detail)
 

@@ -20,10 +20,12 @@ class FaultyDevice(Device):
         super().__init__(place, limit_bytes)
         self.closed = False
         self._faults: dict[str, FaultReason] = {}
+        self._left = 0
 
-    def fail(self, step: str, reason: FaultReason) -> None:
-        """From now on every ``step`` ends so."""
+    def fail(self, step: str, reason: FaultReason, *, after: int = 0) -> None:
+        """From now on every ``step`` ends so, but for the first ``after``."""
         self._faults[step] = reason
+        self._left = after
 
     def launch(self, kernel: Any, blocks: int, threads: int, stream: Any, *arguments: Any) -> Any:
         """See ``Device``."""
@@ -42,4 +44,6 @@ class FaultyDevice(Device):
 
     def _check(self, step: Step) -> None:
         if step in self._faults:
+            self._left -= 1
+        if step in self._faults and self._left < 0:
             raise DeviceFault(self._faults[step], f"told to fail at {step}")
