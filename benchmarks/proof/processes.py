@@ -46,6 +46,7 @@ class Tree:
         command: what to start.
         cores: where it may run.
         log: where its standard output and error go.
+        sampling: look at its memory all the time; otherwise only in :meth:`sample`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Tree:
         log: Path,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        sampling: bool = True,
     ) -> None:
         self._log = log
         self._file: IO[bytes] = log.open("wb")
@@ -67,10 +69,12 @@ class Tree:
         self.pid = self._process.pid
         self._ended = threading.Event()
         self._peak_bytes = 0
+        self._sampling = sampling
         self._sampler = threading.Thread(target=self._sample, name="memory of a tree", daemon=True)
 
     def __enter__(self) -> Tree:
-        self._sampler.start()
+        if self._sampling:
+            self._sampler.start()
         return self
 
     def __exit__(
@@ -153,7 +157,11 @@ class Tree:
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
-            self._peak_bytes = max(self._peak_bytes, sum(_set_size_bytes(one.pid) for one in self.processes()))
+            self.sample()
+
+    def sample(self) -> None:
+        """Look at its memory."""
+        self._peak_bytes = max(self._peak_bytes, sum(_set_size_bytes(one.pid) for one in self.processes()))
 
 
 def _set_size_bytes(pid: int) -> int:
