@@ -1,11 +1,13 @@
 """Control on real segments: ``auto`` beside every static setting of a sweep, and beside the baseline policies.
 
-``python -m benchmarks.control [--json] [--seconds 20] [--seeds 3] [--shapes steady ...] [--load 0.6] [--full]``
+``python -m benchmarks.control [--json] [--seconds 20] [--seeds 3] [--shapes steady ...] [--load 0.6] [--full]
+[--misled]``
 
 Each run is the real service in a process of its own, on the same trace for every setting of a shape and seed; latency
 counts from the intended arrival and what was shed counts as missed. ``best static`` is the static setting that misses
 least (within half a point; then the fewest worker-seconds), chosen with hindsight for that very trace. Learning starts
-from the packaged base model; its first seconds are a row of their own. Exploration is on.
+from the packaged base model; its first seconds are a row of their own. Exploration is on. ``--misled`` compares
+``auto`` from wrong base models with the static default instead.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.control.traces import SHAPES, load_pool
+from benchmarks.control.wrong_models import KINDS
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVE_SECONDS = 0.05
@@ -82,6 +85,17 @@ def controlled_settings() -> dict[str, dict[str, Any]]:
     return settings
 
 
+def misled_settings() -> dict[str, Spec]:
+    """Ours from wrong base models, with and without a learner, and what the user would have had without control."""
+    auto = controlled_settings()["auto"]
+    frozen = {**auto, "learning": {"enabled": False}}
+    found: dict[str, Spec] = {"static default": {"config": {**auto, "control": {"mode": "off"}}}}
+    for kind in KINDS:
+        found[f"auto, {kind} model"] = {"config": auto, "wrong_model": kind}
+        found[f"auto, {kind} model, nothing learned"] = {"config": frozen, "wrong_model": kind}
+    return found
+
+
 def run(spec: Spec, pool: Path) -> dict[str, Any]:
     """One setting on one trace, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.control.drive", json.dumps(spec), str(pool)]
@@ -109,6 +123,7 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.5)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--settings", nargs="+", help="only these of auto, aimd, gradient, ds2", default=None)
+    parser.add_argument("--misled", action="store_true", help="wrong base models, beside the static default")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
@@ -121,8 +136,15 @@ def main() -> None:
 
 def _measure(shape: str, options: argparse.Namespace, pool: Path) -> None:
     base = {"shape": shape, "seconds": options.seconds, "load": options.load, "learning_seconds": LEARNING_SECONDS}
-    controlled = {n: c for n, c in controlled_settings().items() if not options.settings or n in options.settings}
     rows: dict[str, list[dict[str, Any]]] = {}
+    if options.misled:
+        for seed in range(1, options.seeds + 1):
+            for name, spec in misled_settings().items():
+                rows.setdefault(name, []).append(run({**base, "name": name, "seed": seed, **spec}, pool))
+        for name, results in rows.items():
+            _tell(shape, name, results, rows["static default"], as_json=options.json)
+        return
+    controlled = {n: c for n, c in controlled_settings().items() if not options.settings or n in options.settings}
     for seed in range(1, options.seeds + 1):
         statics = [
             run({**base, "name": name, "seed": seed, "config": config}, pool)

@@ -18,6 +18,7 @@ import numpy as np
 import uvloop
 
 from benchmarks.control.traces import Pool, Trace, make_trace
+from benchmarks.control.wrong_models import install
 from streamspec.core.component import SourceConfigBase
 from streamspec.core.interfaces import Intake, Rows, Source
 from streamspec.core.outcome import SHED
@@ -135,6 +136,8 @@ async def run(spec: dict[str, Any], pool: Pool) -> dict[str, Any]:
     from streamspec.app import Service
     from streamspec.config import ServiceConfig
 
+    if spec.get("wrong_model"):
+        install(spec["wrong_model"])
     cores = len(os.sched_getaffinity(0))
     trace = make_trace(pool, spec["shape"], spec["seed"], spec["seconds"], cores, spec["load"])
     TraceSource.current = TraceSource(pool, trace)

@@ -231,7 +231,6 @@ def main(argument: str) -> int:
     spec = json.loads(argument)
     for number in (signal.SIGINT, signal.SIGTERM):  # of a terminal or a service manager, to all: the dispatcher's
         signal.signal(number, signal.SIG_IGN)
-    yield_to_others(spec["config"]["nice"])
     connection = socket.socket(fileno=spec["socket"])
     ring = OutcomeRing(spec["capacity"], fd=spec["ring"])
 
@@ -252,6 +251,7 @@ def main(argument: str) -> int:
         _end_with_parent(loop)
         gc.collect()
         gc.freeze()
+        yield_to_others(config.nice)  # not before: a saturated host would keep it from ever being ready
         connection.send(wire.encode({"ready": True}))
         loop.run()
     except (BrokenPipeError, ConnectionResetError):
