@@ -40,7 +40,7 @@ from streamspec.profiles.snapshot import Snapshot, base_offsets, finite_features
 from streamspec.profiles.tracking_kernels import COUNT, DRIFTS, LOSS, Tracking
 from streamspec.profiles.unpickling import dump_state, load_state
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 BORROWED_AFTER = 50
 """Outcomes that a variant has learned before others take over what it knows."""
 

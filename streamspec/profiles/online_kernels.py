@@ -11,6 +11,7 @@ import numpy.typing as npt
 from streamspec.core.features import FEATURE_INDEX
 from streamspec.core.jit import kernel
 from streamspec.core.prediction import MAX_VARIANTS
+from streamspec.profiles.change_kernels import ALARM_ALL
 from streamspec.profiles.head_plan import PlanArrays
 from streamspec.profiles.online_inputs import (
     FIRST_SHARE,
@@ -23,7 +24,7 @@ from streamspec.profiles.online_inputs import (
     TYPE,
     WEIGHTS,
 )
-from streamspec.profiles.tracking_kernels import ALARM_ALL, Tracking, linear, track
+from streamspec.profiles.tracking_kernels import ALARMS, DOUBT_ALL, Tracking, linear, track
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -75,7 +76,7 @@ class Learned(NamedTuple):
         residuals: ``(n, heads)``, log of the outcome less base and linear prediction made before it was learned;
             NaN where the head was not measured.
         work_ns: ``(n,)``, useful time predicted of the chain as it ran; 0 where nothing was measured.
-        alarms: ``(n,)``, ``ALARM_*`` of any head.
+        alarms: ``(n,)``, ``ALARM_*`` of the useful times.
     """
 
     inputs: Floats
@@ -223,7 +224,7 @@ def learn_rows(
                 y = math.log(ratios[row]) - offsets[row, head]
                 said.residuals[row, head] = y - linear(state, head, x, group)
                 track(state, head, x, group, y, scratch)
-        said.alarms[row] = alarms
+        said.alarms[row] = alarms & ALARMS
         said.work_ns[row] = predicted
         if measured > 0.0:
             _bound(model, group, math.log(measured / predicted), alarms, coverage)
@@ -241,7 +242,7 @@ def _bound(model: Correction, group: int, error: float, alarms: int, coverage: f
     not, so that in the long run just ``1 - coverage`` are above, whatever the errors are like (Gibbs and Candes
     2021, Angelopoulos et al. 2023); a step is a share of the mean size of the errors."""
     doubt = model.doubt[0] * DOUBT_DECAY
-    if alarms & ALARM_ALL:
+    if alarms & (ALARM_ALL | DOUBT_ALL):
         doubt = max(doubt, min(abs(error), 2.0))
     elif alarms:
         doubt = max(doubt, 0.5 * min(abs(error), 2.0))

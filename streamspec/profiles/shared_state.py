@@ -23,6 +23,7 @@ import numpy as np
 
 from streamspec.core.features import FEATURE_SCHEMA_VERSION
 from streamspec.profiles.array_bytes import Array, pack_arrays, unpack_arrays
+from streamspec.profiles.change_kernels import new_watch
 from streamspec.profiles.latency_kernels import LatencyState
 from streamspec.profiles.online_inputs import INPUT_NAMES
 from streamspec.profiles.online_kernels import SEEN
@@ -30,7 +31,7 @@ from streamspec.profiles.refusals import ContentRefused
 from streamspec.profiles.signing import SigningKey
 from streamspec.profiles.tracking_kernels import COUNT, LOSS_COUNT, Tracking
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_BYTES = 8 << 20
 SETTLED_FACTOR = 10.0
 """A filter looks back over about ``1 / adaptation`` outcomes; after ten times that it has nothing to gain."""
@@ -40,7 +41,7 @@ WORTH_TELLING = 50.0
 SPEED_DOUBT = 0.1
 """Variance added to the intercept of a model that comes from another machine, which may be faster or slower: about
 a third either way, so that a few outcomes tell."""
-LEARNED_FIELDS = ("weights", "covariance", "numbers", "sums")
+LEARNED_FIELDS = ("weights", "covariance", "numbers", "sums", "watch")
 
 _MAGIC = b"SSS1"
 _SIGNATURE_BYTES = 32
@@ -199,6 +200,7 @@ def adopt(ours: SharedState, theirs: SharedState, adaptation: float) -> list[int
         take(ours.models, places, theirs.models, [other for _, other in pairs])
         ours.models.numbers[places, LOSS_COUNT] = 0  # the recent error is of our own outcomes
         _doubt_speed(ours.models, places)
+        ours.models.watch[places] = new_watch(len(places), ours.models.watch.shape[1] - 1)  # another machine's levels
         _take_bounds(ours, theirs, adaptation)
     for own, other, bounds in (
         (ours.latency.residual, theirs.latency.residual, True),

@@ -1,13 +1,14 @@
-"""The step of the fast models: linear regression by a Kalman filter whose weights walk, with Page's test.
+"""The step of the fast models: linear regression by a Kalman filter whose weights walk, and doubts itself in time.
 
 The weights are a random walk seen through ``y = w.x + noise`` (Kalman 1960; recursive least squares is the case
 without a walk). The covariance tells what is still unknown, so the first segments teach much and later ones little;
 a weight that is not exercised grows uncertain again, up to what it was before. The noise is estimated beside it,
 and errors beyond ``CLIP`` standard deviations are cut (Huber 1964), so that one preempted segment does not matter.
 
-Page's test (Page 1954; two-sided, on the error in standard deviations) runs for all segments and for each group
-(type of content). Where it rings, the covariance of what can have changed is raised: the filter learns it anew in
-a few segments.
+Two tests run for all segments and for each group (type of content). The quick one (Page 1954; two-sided, on the error
+in standard deviations) is a doubt: the covariance of what can have changed is raised, and the filter learns it anew
+in a few segments. That may happen now and then without reason. The slow one (:mod:`streamspec.profiles.change_kernels`)
+is an alarm: costs have changed, and somebody is told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from streamspec.core.jit import inlined_kernel, kernel
+from streamspec.profiles.change_kernels import (
+    ALARM_ALL,
+    ALARM_GROUP,
+    SEEN,
+    SHORT,
+    SHORT_BLOCK,
+    new_watch,
+    watch_change,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,7 +37,7 @@ NOISE_FLOOR = 4e-4  # (2 %)^2
 NOISE_GAIN = 0.01
 SETTLED = 20  # segments before errors are cut and tested
 PAGE_SLACK = 0.5  # standard deviations that pass unnoticed
-PAGE_LIMIT = 8.0
+PAGE_LIMIT = 10.0
 PAGE_CUT = 4.0
 GROUP_SHARE = 0.3  # of a group's first variance that an alarm of all segments gives back to it
 LOSS_GAIN = 1 / 300
@@ -37,7 +47,9 @@ NUMBERS = 5
 """Columns of ``Tracking.numbers``: noise variance, outcomes learned, recent absolute error, alarms, and how many
 outcomes the recent error is of."""
 
-ALARM_ALL, ALARM_GROUP = 1, 2
+ALARMS = ALARM_ALL | ALARM_GROUP
+DOUBT_ALL, DOUBT_GROUP = 4, 8
+"""What :func:`track` returns beside ``ALARM_ALL`` and ``ALARM_GROUP``."""
 
 
 class Tracking(NamedTuple):
@@ -47,7 +59,8 @@ class Tracking(NamedTuple):
         weights: ``(n, d)``.
         covariance: ``(n, d, d)``.
         numbers: ``(n, NUMBERS)``.
-        sums: ``(n, 1 + g, 2)``, of Page's test upwards and downwards.
+        sums: ``(n, 1 + g, 2)``, of the quick test upwards and downwards.
+        watch: ``(n, 1 + g, change_kernels.COLUMNS)``, of the slow one.
         prior: ``(n, d)``, first variance of each weight.
         walk: ``(d,)``, standard deviation of a step of each weight, in those of the noise.
     """
@@ -56,6 +69,7 @@ class Tracking(NamedTuple):
     covariance: Floats
     numbers: Floats
     sums: Floats
+    watch: Floats
     prior: Floats
     walk: Floats
 
@@ -68,7 +82,8 @@ def new_tracking(means: Floats, prior: Floats, walk: Floats, groups: int) -> Tra
         np.fill_diagonal(one, variances)
     numbers = np.zeros((count, NUMBERS))
     numbers[:, NOISE] = 0.1
-    return Tracking(means.copy(), covariance, numbers, np.zeros((count, 1 + groups, 2)), prior.copy(), walk.copy())
+    sums, watch = np.zeros((count, 1 + groups, 2)), new_watch(count, groups)
+    return Tracking(means.copy(), covariance, numbers, sums, watch, prior.copy(), walk.copy())
 
 
 @kernel
@@ -85,11 +100,14 @@ def linear(state: Tracking, model: int, x: Floats, group: int) -> float:
 
 @kernel
 def track(state: Tracking, model: int, x: Floats, group: int, y: float, scratch: Floats) -> int:
-    """Learn one outcome; returns the alarms. ``scratch`` has ``d`` places."""
+    """Learn one outcome; returns alarms and doubts. ``scratch`` has ``d`` places."""
     error = y - linear(state, model, x, group)
     if not math.isfinite(error):
         return 0
     numbers = state.numbers
+    expected = state.weights[model, 0] * x[0]
+    if group >= 0:
+        expected += state.weights[model, state.weights.shape[1] - (state.sums.shape[1] - 1) + group]
     _walk(state, model)
     variance = max(_spread(state, model, x, group, scratch), 0.0)
     total = variance + numbers[model, NOISE]
@@ -98,7 +116,17 @@ def track(state: Tracking, model: int, x: Floats, group: int, y: float, scratch:
     cut = min(max(error, -CLIP * deviation), CLIP * deviation) if settled else error
     _correct(state, model, scratch, cut / total, total)
     _measure(numbers, model, cut * cut / total, abs(error))
-    return _page(state, model, group, error / deviation) if settled else 0
+    if not settled:
+        return 0
+    alarms = watch_change(state.watch[model], group, expected + error, expected)
+    lasting = state.watch[model, 0, SHORT] if state.watch[model, 0, SEEN] >= 2 * SHORT_BLOCK else 0.0
+    doubts = _page(state, model, group, error / math.sqrt(variance + max(numbers[model, NOISE], lasting)))
+    if alarms:
+        numbers[model, DRIFTS] += 1.0
+        numbers[model, LOSS_COUNT] = min(numbers[model, LOSS_COUNT], 20.0)
+        if not doubts:
+            _doubt(state, model, group, DOUBT_ALL if alarms & ALARM_ALL else DOUBT_GROUP)
+    return alarms | doubts
 
 
 @kernel
@@ -168,7 +196,7 @@ def _measure(numbers: Floats, model: int, squared: float, loss: float) -> None:
 @kernel
 def _page(state: Tracking, model: int, group: int, score: float) -> int:
     cut = min(max(score, -PAGE_CUT), PAGE_CUT)
-    alarms = 0
+    doubts = 0
     for level in range(2):
         row = 0 if level == 0 else 1 + group
         if level == 1 and group < 0:
@@ -178,18 +206,18 @@ def _page(state: Tracking, model: int, group: int, score: float) -> int:
         state.sums[model, row, 0] = up
         state.sums[model, row, 1] = down
         if up > PAGE_LIMIT or down > PAGE_LIMIT:
-            alarms |= ALARM_ALL if level == 0 else ALARM_GROUP
-    if alarms:
-        _doubt(state, model, group, alarms)
-    return alarms
+            doubts |= DOUBT_ALL if level == 0 else DOUBT_GROUP
+    if doubts:
+        _doubt(state, model, group, doubts)
+    return doubts
 
 
 @kernel
-def _doubt(state: Tracking, model: int, group: int, alarms: int) -> None:
-    """Raise the covariance of what can have changed, and begin the tests and the recent error anew."""
+def _doubt(state: Tracking, model: int, group: int, doubts: int) -> None:
+    """Raise the covariance of what can have changed, and begin the quick test anew."""
     inputs = state.weights.shape[1] - (state.sums.shape[1] - 1)
     covariance, prior = state.covariance, state.prior
-    if alarms & ALARM_ALL:
+    if doubts & DOUBT_ALL:
         covariance[model, 0, 0] += max(min(prior[model, 0], 2.0 * prior[model, 0] - covariance[model, 0, 0]), 0.0)
         for i in range(inputs, state.weights.shape[1]):
             if covariance[model, i, i] < prior[model, i]:
@@ -199,5 +227,3 @@ def _doubt(state: Tracking, model: int, group: int, alarms: int) -> None:
         own, first = inputs + group, prior[model, inputs + group]
         covariance[model, own, own] += max(min(first, 2.0 * first - covariance[model, own, own]), 0.0)
         state.sums[model, 1 + group, :] = 0.0
-    state.numbers[model, DRIFTS] += 1.0
-    state.numbers[model, LOSS_COUNT] = min(state.numbers[model, LOSS_COUNT], 20.0)
