@@ -10,9 +10,15 @@ STEP_BACK = 0.94
 
 
 def highest_rate(
-    bears: Callable[[float], bool], start: float, most: float, *, growth: float = 2.0, precision: float = 1.06
+    bears: Callable[[float], bool],
+    start: float,
+    most: float,
+    *,
+    growth: float = 2.0,
+    precision: float = 1.06,
+    confirmations: int = CONFIRMATIONS,
 ) -> float:
-    """The highest rate found that was borne three times of three; 0 when none was.
+    """The highest rate found that was borne ``confirmations`` times of as many; 0 when none was.
 
     Args:
         bears: whether a trial at this rate succeeds.
@@ -30,7 +36,7 @@ def highest_rate(
             bad = middle
     rate = good
     while rate > start / 1000:
-        if all(bears(rate) for _ in range(CONFIRMATIONS)):
+        if all(bears(rate) for _ in range(confirmations)):
             return rate
         rate *= STEP_BACK
     return 0.0
