@@ -134,6 +134,7 @@ class Service:
         if self.config.dead_letter is not None:
             self.dispatcher.delivery.dead_letter = await self._open_sink(DEAD_LETTER, self.config.dead_letter)
         await self.gpu.open()
+        self.gpu.lend(self.profiler)
         await self._until_started(self.dispatcher.start(self.config.fleet_workers))
         steering = self._steer(self.config)
         for name, source in self.config.sources.items():
@@ -206,6 +207,7 @@ class Service:
                 await running.source.close()
         if self.steering is not None:
             await self.steering.close()
+        self.gpu.lend(None)  # while its arena is there
         await self.dispatcher.close()
         await self.gpu.close()
 
@@ -333,6 +335,7 @@ class Service:
             return
         await steering.close()
         self.profiler, foresight = build_foresight(config, self.dispatcher.arena)
+        self.gpu.lend(self.profiler)
         self.dispatcher.foresee(foresight)
         for running in self.sources.values():
             self._declare_type(running)
@@ -485,6 +488,7 @@ class Service:
             "worker_restarts": dispatcher.fleet.restarts,
             "shed_reasons": accounts.shed.counts,
             "records": dispatcher.delivery.records.counts,
+            **({} if self.profiler is None or self.profiler.gpu is None else {"profiler": self.profiler.gpu.summary()}),
             "sources": {name: running.intake.tally.counts for name, running in self.sources.items()},
             "stages": {name: tally.counts for name, tally in dispatcher.stage_counts.items()},
             "sinks": {runner.name: runner.tally.counts for runner in dispatcher.delivery.runners()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -13,13 +14,19 @@ from streamspec.actuators.gpu_memory import GpuMemory
 from streamspec.assembly.parts import Level
 from streamspec.core.actuation import Readiness
 from streamspec.core.control import LanePlan, Plan
+from streamspec.core.resources import Refusal
+from streamspec.links import cuda
 from streamspec.telemetry.state import KnobStatus
 
 if TYPE_CHECKING:
     from streamspec.config import ServiceConfig
     from streamspec.engine.dispatcher import Dispatcher
+    from streamspec.profiler.profiler import Profiler
 
 RESOURCE = "gpu_memory_bytes"
+PROFILER = "profiler"
+CONTEXT_BYTES = 512 << 20
+"""Set aside for the profiler: it keeps nothing on the device, and its context takes about so much."""
 _log = structlog.get_logger("streamspec.gpu")
 
 
@@ -49,6 +56,7 @@ class GpuPool:
         self._memory = GpuMemory(self._pids, limit_bytes=limit_bytes, library=library)
         self._ready: Readiness | None = None
         self._used: dict[int, int] = {}
+        self._lent: Profiler | None = None
 
     async def open(self) -> Readiness:
         """See ``Part``. A driver that takes its time holds up nothing else."""
@@ -60,6 +68,27 @@ class GpuPool:
                 reason, next_step = self._ready.reason, self._ready.next_step
                 _log.warning("no GPU, the CPU does the work", reason=reason, next_step=next_step, always=True)
         return self._ready
+
+    def lend(self, profiler: Profiler | None) -> None:
+        """Open a device for the profiler, when it is to have one and there is one. The one before loses its own."""
+        if self._lent is not None and self._lent.gpu is not None:
+            self._lent.gpu.close()
+        self._lent = profiler
+        if profiler is None or profiler.device == "cpu" or self._ready is None or not self._ready.active:
+            return
+        taken = self._memory.take(PROFILER, CONTEXT_BYTES)
+        if isinstance(taken, Refusal):
+            _log.warning("profiler goes on without a GPU", reason="refused", detail=taken.reason, always=True)
+            return
+        device = None
+        try:
+            device = cuda.open_device(taken.place, 0)
+            profiler.use_gpu(device, self._dispatcher.arena, partial(self._memory.give_back, PROFILER, taken))
+        except cuda.DeviceFault as fault:
+            if device is not None:
+                device.close()
+            self._memory.give_back(PROFILER, taken)
+            _log.warning("profiler goes on without a GPU", reason=fault.reason, detail=str(fault), always=True)
 
     async def apply(self, plan: Plan) -> None:
         """See ``Part``: reads back what workers use. What others take is taken back from grants by ``reclaim``."""
@@ -87,6 +116,7 @@ class GpuPool:
 
     async def close(self) -> None:
         """See ``Part``."""
+        self.lend(None)
         self._dispatcher.grants.pools.pop(RESOURCE, None)
         self._ready = None
         await self._memory.restore()

@@ -15,8 +15,8 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,7 @@ FaultReason = Literal["out_of_memory", "device_lost", "timed_out", "unavailable"
 ANSWER_SECONDS = 5.0
 """A launch that takes longer is given up, and the device with it: it hangs, or somebody debugs on it."""
 POLL_SECONDS = 20e-6
+_place = ""  # that the driver of this process was started for
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
@@ -80,7 +81,6 @@ class Device:
     """
 
     def __init__(self, place: str, limit_bytes: int) -> None:
-        _select(place)
         self.place = place
         self.limit_bytes = limit_bytes
         self._held: dict[str, tuple[int, Any]] = {}
@@ -88,7 +88,8 @@ class Device:
         self._cuda: Any = self._call(importlib.import_module, "numba.cuda")
         self.simulated = bool(importlib.import_module("numba.core.config").ENABLE_CUDASIM)
         if not self.simulated:
-            self._call(self._cuda.current_context)
+            with _selected(place):
+                self._call(self._cuda.current_context)
 
     # -- memory ---------------------------------------------------------------------------------
     @property
@@ -129,10 +130,18 @@ class Device:
         return SharedArray(np.asarray(array), array)
 
     def register(self, memory: Bytes) -> Any:
-        """Pin memory that is there already, until :meth:`close`; returns what kernels take for it."""
+        """Pin memory that is there already, until :meth:`close`.
+
+        Returns:
+            What kernels take for it, as ``uint32`` words, lowest byte first: a warp that reads words asks the bus for
+            128 bytes at a time.
+        """
+        if len(memory) % 4:
+            raise ValueError("memory for a device is a whole number of words")
+        words = memory.view("<u4")
         if self.simulated:
-            return _simulated(memory)
-        return self._call(self._mapped.enter_context, self._cuda.mapped(memory))
+            return _simulated(words)
+        return self._call(self._mapped.enter_context, self._cuda.mapped(words))
 
     # -- work -----------------------------------------------------------------------------------
     def stream(self) -> Any:
@@ -188,14 +197,28 @@ def _simulated(array: npt.NDArray[Any]) -> Any:
     return importlib.import_module("numba.cuda.simulator.cudadrv.devicearray").FakeCUDAArray(array)
 
 
-def _select(place: str) -> None:
-    """Let this process see that device alone; the driver reads it when it starts. A choice made outside stands."""
+@contextmanager
+def _selected(place: str) -> Iterator[None]:
+    """Let this process see that device alone: the driver reads the environment when it starts, and processes started
+    later shall not. A choice made outside stands."""
+    global _place
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts
-        os.environ["CUDA_VISIBLE_DEVICES"] = place
-    elif place not in _places(chosen):
+    if chosen is not None and place not in _places(chosen):
         raise DeviceFault("unavailable", f"CUDA_VISIBLE_DEVICES={chosen} leaves no device {place}")
+    if _place not in ("", place):
+        raise DeviceFault("unavailable", f"this process has device {_place} already")
+    before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
+    os.environ["CUDA_VISIBLE_DEVICES"] = place
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts
+    try:
+        yield
+        _place = place
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _places(chosen: str) -> Sequence[str]:

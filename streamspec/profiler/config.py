@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -46,6 +46,13 @@ class ProfilerConfig(ComponentConfig):
         description="Bytes from the start of a segment that are searched for patterns (1 and up; 0 searches all).",
     )
 
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        default="cpu",
+        description="Who counts the bytes of segments that are read whole (all of them with `sample_bytes: 0`): `cpu`; "
+        "`gpu`, and the CPU where there is none; `auto`: for each batch the one that is expected to be faster. "
+        "Features are the same. The dispatcher has a context on the device then. Needs the extra `gpu`.",
+    )
+
     @field_validator("sample_bytes")
     @classmethod
     def _is_enough(cls, value: int) -> int:
@@ -67,4 +74,4 @@ class ProfilerConfig(ComponentConfig):
 
         patterns = PatternCounter(self.patterns, scan_bytes=self.pattern_bytes) if self.patterns else None
         codes = {source: TYPE_CODES[name] for source, name in (declared or {}).items()}
-        return Profiler(sample_bytes=self.sample_bytes, declared=codes, patterns=patterns)
+        return Profiler(sample_bytes=self.sample_bytes, declared=codes, patterns=patterns, device=self.device)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,11 @@ from streamspec.profiler.kernels import NO_LINK, NO_TABLE, Scratch, make_scratch
 from streamspec.profiler.patterns import PatternCounter
 from streamspec.profiler.sampling_kernels import DEFAULT_SAMPLE_BYTES
 
+if TYPE_CHECKING:
+    from streamspec.links.cuda import Device
+    from streamspec.profiler.gpu_profiling import GpuProfiling
+
+DeviceWish = Literal["auto", "cpu", "gpu"]
 Features = npt.NDArray[np.float32]
 
 _ROWS = 6  # starts, lengths, packet counts, table starts, link types, declared types
@@ -46,9 +52,11 @@ class Profiler:
         sample_bytes: bytes read of a longer segment; 0 reads every byte of each.
         declared: type code by index of the source, for sources whose type is not to be inferred.
         patterns: counter of the user's patterns.
+        device: whether :meth:`use_gpu` is for all that can go there, or for what is expected to be faster there.
 
     Attributes:
         pattern_names: names of the columns of the ``patterns`` vector that are in use.
+        gpu: what :meth:`use_gpu` made, None without.
     """
 
     def __init__(
@@ -57,8 +65,11 @@ class Profiler:
         sample_bytes: int = DEFAULT_SAMPLE_BYTES,
         declared: Mapping[int, int] | None = None,
         patterns: PatternCounter | None = None,
+        device: DeviceWish = "cpu",
     ) -> None:
         self.sample_bytes = sample_bytes
+        self.device: DeviceWish = device
+        self.gpu: GpuProfiling | None = None
         self._declared = np.zeros(0, dtype=np.int64)
         for source, code in (declared or {}).items():
             self.declare(source, code)
@@ -86,7 +97,25 @@ class Profiler:
         rows, scratch = self._workspace(len(slots))
         first, layout = slots_in.offset(0), slots_in.layout
         read_headers(headers, slots, first, layout.stride, layout.packets_offset, self._declared, rows)
+        if self.gpu is not None and self.gpu.serves(slots_in.memory):
+            self.gpu.profile(slots_in.memory, rows[:, : len(slots)], scratch, out)
+            return
         self._run(slots_in.memory, rows, len(slots), scratch, out)
+
+    def use_gpu(self, device: Device, slots_in: SlotMemory, released: Callable[[], object]) -> None:
+        """Profile segments in that memory on a device from now on, as :attr:`device` says; by one thread only.
+
+        Args:
+            released: called once when the device is of no more use.
+
+        Raises:
+            DeviceFault: it cannot be used; nothing has changed.
+        """
+        from streamspec.profiler.gpu_features import GpuFeatures
+        from streamspec.profiler.gpu_profiling import GpuProfiling
+
+        features = GpuFeatures(device, slots_in.memory, slots_in.layout.payload_bytes)
+        self.gpu = GpuProfiling(self.device, features, released, sample_bytes=self.sample_bytes)
 
     def count_patterns(self, slots_in: SlotMemory, headers: Rows, slots: Slots, out: Features) -> None:
         """Fill ``out`` (``float32``, shape ``(len(slots), MAX_PATTERN_GROUPS)``) with the matches per group of

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda as _numba_cuda
 
-cuda: Any = _numba_cuda  # its names are those of the device, which numba's types do not have
+from streamspec.links.cuda_kernels import cuda, device_function, device_kernel
 
 PIECE_BYTES = 256
 """Bytes of a span that one thread searches, beside the overlap."""
@@ -23,13 +22,25 @@ _WARP = 32
 _SHARED_BYTES = THREADS * STRIDE  # the compiler takes a name here, and no product
 
 
-def _scan(
-    memory: Any, starts: Any, lengths: Any, spans: Any, count: Any, classes: Any, table: Any, final: Any, found: Any
-) -> None:
-    """Set ``found[spans[i]]`` for each piece ``memory[starts[i] : starts[i] + lengths[i]]`` that the automaton accepts.
+@device_function
+def _load(words: Any, start: Any, length: Any, lane: Any, lanes: Any, pieces: Any, place: Any) -> None:
+    """Copy bytes to ``pieces[place]`` and on, with whole words of the memory."""
+    first = start >> 2
+    for word in range(first + lane, (start + length + 3) >> 2, lanes):
+        value = words[word]
+        at = (word << 2) - start
+        for byte in range(4):
+            if 0 <= at + byte < length:
+                pieces[place + at + byte] = (value >> (8 * byte)) & 255
 
-    A warp reads each of its threads' pieces in turn, neighbouring threads neighbouring bytes; then each thread
-    searches its own. ``count``: of the pieces.
+
+def _scan(
+    words: Any, starts: Any, lengths: Any, spans: Any, count: Any, classes: Any, table: Any, final: Any, found: Any
+) -> None:
+    """Set ``found[spans[i]]`` for each piece, ``lengths[i]`` bytes from byte ``starts[i]``, that the automaton accepts.
+
+    A warp reads each of its threads' pieces in turn, neighbouring threads neighbouring words; then each thread
+    searches its own. ``words``: the memory as ``uint32``; ``count``: of the pieces.
     """
     pieces = cuda.shared.array(_SHARED_BYTES, np.uint8)
     kinds = cuda.shared.array(256, np.uint8)
@@ -43,10 +54,7 @@ def _scan(
     for other in range(lanes):
         piece = first + warp_first + other
         if piece < count:
-            start = starts[piece]
-            place = (warp_first + other) * STRIDE
-            for at in range(lane, lengths[piece], lanes):
-                pieces[place + at] = memory[start + at]
+            _load(words, starts[piece], lengths[piece], lane, lanes, pieces, (warp_first + other) * STRIDE)
     cuda.syncthreads()
     piece = first + thread
     if piece < count:
@@ -58,5 +66,5 @@ def _scan(
             found[spans[piece]] = 1
 
 
-scan: Any = cuda.jit(_scan)
+scan: Any = device_kernel(_scan)
 """Launch with ``THREADS`` threads or fewer and one thread for each piece."""

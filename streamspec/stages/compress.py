@@ -17,6 +17,7 @@ from streamspec.core.errors import ConfigError, DependencyUnavailable
 from streamspec.core.interfaces import Segment, StageContext
 from streamspec.core.paths import InputFile
 from streamspec.core.units import Bytes
+from streamspec.stages.by_message import describes_payload, message_spans
 
 LEVELS = {"zstd": (-7, 22), "lz4": (0, 16)}
 DEFAULT_LEVEL = {"zstd": 3, "lz4": 0}
@@ -43,6 +44,11 @@ class CompressConfig(StageConfigBase):
     )
     dictionary: InputFile | None = Field(
         default=None, description="A trained dictionary (zstd only); the reader needs the same one."
+    )
+    unit: Literal["segment", "message"] = Field(
+        default="segment",
+        description="`segment`: the payload becomes one frame; `message`: each message of it a frame of its own, which "
+        "sinks write as a message each. Small messages in one frame come out smaller.",
     )
     min_bytes: Bytes = Field(
         default=0, ge=0, description="Smaller payloads pass unchanged and are counted as `too_small`."
@@ -95,19 +101,28 @@ class Compress:
         self._compressors = [make(level, self._config) for level in self._config.choices]
 
     def process(self, segment: Segment, context: StageContext) -> None:
-        """Exchange the payload for its frame."""
+        """Exchange the payload for its frame, or each of its messages for one."""
         payload = segment.payload
+        variant = context.variant if 0 <= context.variant < len(self._compressors) else self._default
+        compress = self._compressors[variant]
+        if self._config.unit == "message" and len(segment.packets) > 1 and describes_payload(segment):
+            segment.replace_messages([self._frame(payload[a:b], compress, context) for a, b in message_spans(segment)])
+        else:
+            frame = self._frame(payload, compress, context)
+            if frame is not payload:
+                segment.payload = memoryview(frame)
+
+    def _frame(self, payload: memoryview, compress: Compressor, context: StageContext) -> bytes | memoryview:
         size = len(payload)
         if size < self._config.min_bytes:
             context.count("too_small")
-            return
-        variant = context.variant if 0 <= context.variant < len(self._compressors) else self._default
-        frame = self._compressors[variant](payload)
+            return payload
+        frame = compress(payload)
         context.count("bytes_in", size)
         context.count("bytes_out", len(frame))
         if len(frame) >= size:
             context.count("incompressible")
-        segment.payload = memoryview(frame)
+        return frame
 
 
 def _zstd(level: int, config: CompressConfig) -> Compressor:

@@ -65,6 +65,9 @@ class GpuFilter:
         self._streams = [device.stream() for _ in range(STREAMS)]
         self._launches: list[_Launch] = []
         self._tickets: dict[int, _Ticket] = {}
+        nothing = self._launch(0)
+        self._start(nothing, 0, 1, 1)  # one piece of no bytes: compiles, not in front of the first segment
+        self._wait(nothing)
 
     def submit(self, batch: SegmentBatch, chosen: Counts) -> None:
         """Begin to search the segments at these places of the batch. What was submitted before is forgotten."""

@@ -22,6 +22,7 @@ from streamspec.core.component import StageConfigBase
 from streamspec.core.errors import ConfigError, StageError, StreamspecError
 from streamspec.core.interfaces import Segment, Stage, StageContext
 from streamspec.core.paths import InputFile
+from streamspec.stages.by_message import describes_payload, message_spans
 
 PayloadFunction = Callable[[bytes], bytes | bytearray | memoryview | None]
 
@@ -37,6 +38,11 @@ class MapConfig(StageConfigBase):
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments for the class, or for each call of the function."
+    )
+    unit: Literal["segment", "message"] = Field(
+        default="segment",
+        description="What a function is called with: the payload of the whole `segment`, or each `message` of it, "
+        "whose result sinks then write as a message of its own. A class decides for itself.",
     )
     path: tuple[InputFile, ...] = Field(
         default=(),
@@ -63,25 +69,37 @@ class MapConfig(StageConfigBase):
             return _construct(target, self.function, self.options)
         if not callable(target):
             raise ConfigError("is neither a function nor a class", where="stages.map.function", value=self.function)
-        return FunctionStage(self.function, target, self.options)
+        return FunctionStage(self.function, target, self.options, by_message=self.unit == "message")
 
 
 class FunctionStage:
     """A stage made of a function of the payload."""
 
-    def __init__(self, name: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, function: Callable[..., Any], options: dict[str, Any], *, by_message: bool = False
+    ) -> None:
         self._name = name
         self._function = function
         self._options = options
+        self._by_message = by_message
 
     def process(self, segment: Segment, context: StageContext) -> None:
         """Exchange the payload for the function's result."""
-        result = self._function(bytes(segment.payload), **self._options)
-        if result is None:
-            return
-        if not isinstance(result, bytes | bytearray | memoryview):
-            raise StageError("the function must return bytes or None", where=self._name, value=type(result).__name__)
-        segment.payload = memoryview(result)
+        payload = segment.payload
+        if self._by_message and len(segment.packets) > 1 and describes_payload(segment):
+            messages = [bytes(payload[start:end]) for start, end in message_spans(segment)]
+            results = [self._result(message) for message in messages]
+            if any(result is not None for result in results):
+                pairs = zip(messages, results, strict=True)
+                segment.replace_messages([old if new is None else bytes(new) for old, new in pairs])
+        elif (result := self._result(bytes(payload))) is not None:
+            segment.payload = memoryview(result)
+
+    def _result(self, payload: bytes) -> bytes | bytearray | memoryview | None:
+        result = self._function(payload, **self._options)
+        if result is None or isinstance(result, bytes | bytearray | memoryview):
+            return result
+        raise StageError("the function must return bytes or None", where=self._name, value=type(result).__name__)
 
 
 def _find(name: str, folders: Sequence[str]) -> Any:
