@@ -184,7 +184,8 @@ def _until_drained(bench: Bench, run: Running, out: str, count: int) -> bool:
 
 def _check(run: Running, too_late: bool) -> None:
     if (said := run.dead()) or too_late:
-        raise RuntimeError(f"{'ended' if said else 'no result'}: {said or run.log.read_text(errors='replace')[-800:]}")
+        lines = [line for line in (said or run.log.read_text(errors="replace")).splitlines() if line.strip()]
+        raise RuntimeError(f"{'ended' if said else 'no result'}: {' / '.join(lines[-3:])[-400:]}")
 
 
 def saturation(bench: Bench, taking_part: Sequence[Contender], repeats: int) -> None:

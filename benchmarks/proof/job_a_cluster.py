@@ -120,7 +120,9 @@ class Cluster:
     # -- in and out ---------------------------------------------------------------------------
     def fill(self, topic: str, traffic: Traffic, count: int) -> None:
         """Records 0 to ``count`` at once."""
-        producer = Producer(self._options({"linger.ms": 20, "queue.buffering.max.kbytes": 1 << 18}))
+        producer = Producer(
+            self._options({"enable.idempotence": True, "linger.ms": 20, "queue.buffering.max.kbytes": 1 << 18})
+        )
         for number in range(count):
             body = traffic.bodies[traffic.body_of(number)]
             self._produce(producer, topic, MARK.pack(number, 0) + body.content, body.key, body.partition)
@@ -128,7 +130,7 @@ class Cluster:
 
     def send(self, topic: str, traffic: Traffic, steps: list[Step], first: int, sent: Sent) -> None:
         """Send the steps in an open loop, each record at its moment (a Poisson process); returns when all are sent."""
-        producer = Producer(self._options({"linger.ms": 1}))
+        producer = Producer(self._options({"enable.idempotence": True, "linger.ms": 1}))
         rng = random.Random(traffic.seed * 1000 + first)
         number, due = first, time.time() + 0.05
         for step in steps:

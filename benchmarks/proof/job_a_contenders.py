@@ -41,14 +41,15 @@ sources:
 stages:
   - {{type: map, function: "benchmarks.proof.job_a_work:{stage}"}}
 sinks:
-  out: {{type: kafka, brokers: "{brokers}", topic: {out}}}
+  out: {{type: kafka, brokers: "{brokers}", topic: {out}{sink}}}
 engine: {{workers: {workers}}}
 {more}
 """
 LANES = """
+profiler: {enabled: false}
 lanes:
-  - {name: light, match: {max_bytes: 8 KiB}, workers: 1}
-  - {name: heavy, workers: 1, nice: 10}
+  - {name: light, match: {max_bytes: 16 KiB}, workers: 1}
+  - {name: heavy, workers: 1, nice: 2}
 """
 
 
@@ -142,6 +143,7 @@ def configuration(contender: Contender, job: Job) -> str:
         workers=CORES,
         stage="SegmentStage" if best else "Stage",
         source="    gather_bytes: 16 KiB" if best else "",
+        sink=", linger: 5 ms" if best else "",
         more=LANES if best else "",
     )
 

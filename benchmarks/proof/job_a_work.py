@@ -72,6 +72,19 @@ class Work:
             for value, summary in zip(values, summaries, strict=True)
         ]
 
+    def of_segment(self, segment: Any) -> list[bytes]:
+        """Results of the records of one segment, where they lie."""
+        packets, payload = segment.packets, segment.payload
+        starts = packets["offset"].tolist()
+        ends = (packets["offset"] + packets["captured_bytes"]).tolist()
+        bodies = [(start + MARK.size, end) for start, end in zip(starts, ends, strict=True)]
+        summaries = self.summaries(segment.original, bodies)
+        compress = self._compress
+        return [
+            b"".join((payload[start : start + MARK.size], summary, compress(payload[body:end])))
+            for start, (body, end), summary in zip(starts, bodies, summaries, strict=True)
+        ]
+
     def summaries(self, memory: npt.NDArray[np.uint8], spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """The summaries of records that lie in ``memory[start:end]``, without their marks."""
         rows, ends, row = self._rows, [], 0
@@ -141,4 +154,8 @@ class Stage:
 
 
 class SegmentStage(Stage):
-    """The same."""
+    """The same for all records that share a segment (``gather_bytes``), in one call where that can be."""
+
+    def process(self, segment: Any, context: Any) -> None:
+        """Each record of the segment has a result of its own."""
+        segment.replace_messages(self._work.of_segment(segment))

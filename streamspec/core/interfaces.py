@@ -182,6 +182,11 @@ class Segment(Protocol):
     notes: dict[str, Any]
     """What one stage leaves for the next in the same chain (``decode`` leaves ``"decoded"``)."""
 
+    def replace_messages(self, messages: Sequence[bytes | memoryview]) -> None:
+        """Exchange the payload for these, one per row of :attr:`packets`. Sinks that write messages then write each on
+        its own, as long as no later stage assigns another payload; to all others the payload is one behind the other.
+        Raises ValueError when they are not as many as rows."""
+
 
 class StageContext(Protocol):
     """What the engine gives a stage."""
@@ -347,6 +352,11 @@ class Delivery(Protocol):
         """The result payload."""
 
     @property
+    def messages(self) -> Sequence[memoryview]:
+        """The result payload by row of :attr:`packets`, where a stage made it so (``Segment.replace_messages``); else
+        nothing."""
+
+    @property
     def original(self) -> memoryview:
         """The payload as it arrived."""
 
@@ -379,6 +389,17 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Flush and let go. Safe after a failed ``open``."""
+
+
+@runtime_checkable
+class LingeringSink(Protocol):
+    """A sink for which a few large writes cost much less than many small ones.
+
+    Attributes:
+        linger_seconds: how long a write may wait for more segments.
+    """
+
+    linger_seconds: float
 
 
 @runtime_checkable

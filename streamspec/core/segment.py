@@ -81,7 +81,7 @@ HEADER = np.dtype(
         ("finished_ns", "<i8"),
         ("payload_offset", "<u4"),  # of the result: see payload_in_output
         ("payload_bytes", "<u4"),
-        ("payload_in_output", "<u4"),  # 0: result lies in the slot's own payload region
+        ("payload_in_output", "<u4"),  # PAYLOAD_*: where the result lies
         ("records_bytes", "<u4"),  # encoded records, after the result payload in the output region
         ("delta_bytes", "<u4"),  # encoded deltas for reducers, after the records
         ("error_bytes", "<u4"),  # UTF-8 error text, after the deltas
@@ -93,6 +93,10 @@ HEADER = np.dtype(
     align=True,
 )
 """One row per slot in the header table. All times are nanoseconds."""
+
+PAYLOAD_IN_PLACE, PAYLOAD_IN_OUTPUT, PAYLOAD_BY_MESSAGE = range(3)
+"""Where the result payload lies: in the slot's own payload region; at the start of the output region; there as well,
+as one result per row of the packet table, whose sizes (``uint32``) follow it, before the records."""
 
 ERROR_KINDS = ("none", "stage_error", "worker_died", "time_limit", "output_too_large", "unreadable")
 """Bounded reasons of a failed segment."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamspec.core.interfaces import Rows, Slots
-from streamspec.core.segment import HEADER, PACKET
+from streamspec.core.segment import HEADER, PACKET, PAYLOAD_BY_MESSAGE
 from streamspec.engine import wire
 from streamspec.engine.arena import Arena
 
@@ -21,6 +21,7 @@ _INTAKE = struct.Struct("<Q16xqq16xIIH2xHHHH")
 _RESULT = struct.Struct("<IIIIII")
 _RESULT_AT = _FIELDS["payload_offset"][1]
 _NOTHING = memoryview(b"")
+_SIZE_BYTES = 4
 
 
 class SlotDelivery:
@@ -36,6 +37,7 @@ class SlotDelivery:
         "_payload_offset",
         "_records_bytes",
         "_results_bytes",
+        "_sizes_bytes",
         "_slot",
         "_source",
         "_view",
@@ -73,6 +75,7 @@ class SlotDelivery:
             self._error_bytes,
         ) = _RESULT.unpack_from(view.memory, base + _RESULT_AT)
         self._results_bytes = self._records_bytes + delta_bytes
+        self._sizes_bytes = _SIZE_BYTES * self.packet_count if self._in_output == PAYLOAD_BY_MESSAGE else 0
 
     @property
     def source(self) -> str:
@@ -104,6 +107,17 @@ class SlotDelivery:
         return self._view.memory[start : start + self._payload_bytes]
 
     @property
+    def messages(self) -> Sequence[memoryview]:
+        if not self._sizes_bytes:
+            return ()
+        output = self._view.output_of(self._slot)
+        made, start = [], self._payload_offset
+        for size in output[self._payload_bytes : self._payload_bytes + self._sizes_bytes].cast("I").tolist():
+            made.append(output[start : start + size])
+            start += size
+        return made
+
+    @property
     def packets(self) -> Rows:
         return self._view.arena.packets(self._slot)[: self.packet_count].view(PACKET)
 
@@ -124,7 +138,7 @@ class SlotDelivery:
 
     @property
     def _records_at(self) -> int:
-        return self._payload_bytes if self._in_output else 0
+        return self._payload_bytes + self._sizes_bytes if self._in_output else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +158,7 @@ class RecordDelivery:
     link_type: int = 0
     error: str = ""
     payload: memoryview = _NOTHING
+    messages: Sequence[memoryview] = ()
     original: memoryview = _NOTHING
 
     @property
@@ -174,6 +189,8 @@ class DeliveryView:
             self.memory, slot * HEADER.itemsize + _RESULT_AT
         )
         start = (payload_bytes if in_output else 0) + records_bytes
+        if in_output == PAYLOAD_BY_MESSAGE:
+            start += _SIZE_BYTES * int(self.arena.headers["packets"][slot])
         return wire.decode_deltas(self.output_of(slot)[start : start + delta_bytes])
 
 

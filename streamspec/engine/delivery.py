@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 
 from streamspec.core.errors import SinkError, StreamspecError
-from streamspec.core.interfaces import Clock, DeliveryBatch, Reducer, Sink, Slots
+from streamspec.core.interfaces import Clock, DeliveryBatch, LingeringSink, Reducer, Sink, Slots
 from streamspec.core.tally import Tally
 from streamspec.engine import kernels
 from streamspec.engine.deliveries import DeliveryView, RecordBatch, RecordDelivery, SlotBatch, SlotDelivery
@@ -46,6 +46,7 @@ class SinkRunner:
         self.name = name
         self.tally = Tally()
         self._sink = sink
+        self._linger_seconds = sink.linger_seconds if isinstance(sink, LingeringSink) else 0.0
         self._view = view
         self._written = written
         self._failed = failed
@@ -64,6 +65,7 @@ class SinkRunner:
     def exchange(self, *sinks: Sink) -> None:
         """Use another sink in place of one that could not be opened."""
         (self._sink,) = sinks
+        self._linger_seconds = self._sink.linger_seconds if isinstance(self._sink, LingeringSink) else 0.0
 
     def put(self, item: Slots | RecordDelivery) -> None:
         """Append; the slots are held until written."""
@@ -89,6 +91,8 @@ class SinkRunner:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
+                if self._linger_seconds and len(self._queue) < BATCH_SEGMENTS:
+                    await asyncio.sleep(self._linger_seconds)
                 item = self._take()
                 if isinstance(item, RecordDelivery):
                     if not await self._write(RecordBatch(item)):

@@ -558,6 +558,7 @@ class Dispatcher:
 
     def _tick(self) -> None:
         self._ticked.set()
+        self.room.offer(self.arena.free_slots, few=True)
         self._tick_timer = self._loop.call_later(TICK_SECONDS, self._tick)
         deadline_ns = self.clock.monotonic_ns() - round(self.limits.time_limit_seconds * 1e9)
         count = kernels.overdue(self.arena.headers, deadline_ns, self._held)

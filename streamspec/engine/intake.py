@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from streamspec.engine.dispatcher import Dispatcher
 
 
+WAKING_PART = 16
+"""Which part of the slots has to be free before sources that wait for room are woken; fewer wait for the next tick."""
+
 IntakeLevel = Literal["open", "slow", "paused"]
 """How freely sources that can wait may take slots."""
 
@@ -50,9 +53,11 @@ class Room:
         self._waiters.append(waiter)
         await waiter
 
-    def offer(self, free_slots: int) -> None:
-        """Called when slots were freed."""
-        if self._waiters and free_slots > self.reserve:
+    def offer(self, free_slots: int, *, few: bool = False) -> None:
+        """Called when slots were freed. A source that waits is woken for some of them at a time, since each turn of it
+        has its price; now and then for ``few``."""
+        some = 1 if few else max((self._slots - self.reserve) // WAKING_PART, 1)
+        if self._waiters and free_slots >= self.reserve + some:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 if not waiter.done():

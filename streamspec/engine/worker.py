@@ -34,6 +34,7 @@ from streamspec.core.segment import (
     FAILED,
     HEADER,
     PACKET,
+    PAYLOAD_BY_MESSAGE,
     RUNNING,
     SlotLayout,
 )
@@ -67,6 +68,7 @@ class ArenaSegment:
 
     __slots__ = (
         "_arena",
+        "_cut",
         "_key",
         "_original",
         "_packets",
@@ -90,6 +92,7 @@ class ArenaSegment:
         self._original: Bytes | None = None
         self._packets: Rows | None = None
         self._key: bytes | None = None
+        self._cut: tuple[memoryview, bytes] | None = None
 
     @property
     def original(self) -> Bytes:
@@ -108,6 +111,17 @@ class ArenaSegment:
         if self._key is None:
             self._key = self._arena.meta(self.slot)[: self.key_bytes].tobytes()
         return self._key
+
+    def replace_messages(self, messages: Sequence[bytes | memoryview]) -> None:
+        if len(messages) != self.packet_count:
+            raise ValueError(f"{len(messages)} messages for {self.packet_count} rows")
+        self.payload = memoryview(b"".join(messages))
+        self._cut = self.payload, array.array("I", map(len, messages)).tobytes()
+
+    @property
+    def message_sizes(self) -> bytes:
+        """Of the present payload, one ``uint32`` per row; empty when it is not cut into messages."""
+        return self._cut[1] if self._cut is not None and self._cut[0] is self.payload else b""
 
     def load(self, slot: int, intake: tuple[int, ...], payload: memoryview) -> None:
         """Point at another slot."""
@@ -128,6 +142,7 @@ class ArenaSegment:
         self._original = None
         self._packets = None
         self._key = None
+        self._cut = None
         if self.notes:
             self.notes = {}
 
@@ -256,14 +271,15 @@ class SegmentRunner:
         deltas = wire.encode_deltas(context.deltas)
         delta_bytes = sum(map(len, deltas))
         body = memoryview(result).cast("B") if changed and len(result) else b""
-        total = len(body) + len(records) + delta_bytes + len(error)
+        sizes = self._segment.message_sizes if changed else b""
+        total = len(body) + len(sizes) + len(records) + delta_bytes + len(error)
         spill = None
         if total:
             capacity = self._arena.layout.output_bytes
             if total <= capacity:
-                self._write_output(slot, (body, records, *deltas, error))
+                self._write_output(slot, (body, sizes, records, *deltas, error))
             elif total <= SPILL_LIMIT_BYTES:
-                spill = b"".join((body, records, *deltas, error))
+                spill = b"".join((body, sizes, records, *deltas, error))
             else:
                 return self._too_large(slot, base, arrived, total)
         memory = self._memory
@@ -276,7 +292,7 @@ class SegmentRunner:
             time.monotonic_ns(),
             0,
             size,
-            changed,
+            PAYLOAD_BY_MESSAGE if sizes else changed,
             len(records),
             delta_bytes,
             len(error),

@@ -1,7 +1,8 @@
 """What sinks over a network write: a delivery cut into pieces, and pieces built into frames.
 
-With ``content: payload`` a payload that no stage changed is cut by its packet table, one piece per message;
-one that a stage transformed is a single piece. With ``content: records`` each JSON line is a piece.
+With ``content: payload`` a payload that no stage changed is cut by its packet table, one piece per message, and so
+is one that a stage made message by message; any other that a stage transformed is a single piece. With
+``content: records`` each JSON line is a piece.
 """
 
 from __future__ import annotations
@@ -64,9 +65,14 @@ def is_unchanged(delivery: Delivery) -> bool:
 
 
 def payload_pieces(delivery: Delivery) -> Iterator[Pieces]:
-    """The messages of an unchanged payload, or the transformed payload as one piece; nothing for no payload."""
+    """The messages of an unchanged payload, or of one that a stage made message by message; any other transformed
+    payload as one piece; nothing for no payload."""
     packets = delivery.packets
     content = as_bytes(delivery.payload)
+    if messages := delivery.messages:
+        sizes = np.array([len(message) for message in messages], dtype=np.uint32)
+        yield Pieces(content, (np.cumsum(sizes, dtype=np.uint32) - sizes).astype(np.uint32), sizes)
+        return
     if len(packets) and is_unchanged(delivery):
         starts, sizes = packets["offset"], packets["captured_bytes"]
         if frame_kernels.count_outside(starts, sizes, len(content)):

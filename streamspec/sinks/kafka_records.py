@@ -131,6 +131,9 @@ class RecordBuilder:
         if not len(payload):
             return [] if origin is None else [(topic, (key, None if tombstone else b"", timestamp_ms, headers))]
         packets = delivery.packets
+        if messages := delivery.messages:
+            moments = (packets["timestamp_ns"] // MILLISECOND_NS).tolist()
+            return [(topic, (key, message, moment, headers)) for message, moment in zip(messages, moments, strict=True)]
         if len(packets) <= 1 or not is_unchanged(delivery):
             return [(topic, (key, payload, timestamp_ms, headers))]
         return [(topic, record) for record in _cut(payload, packets, key, headers)]

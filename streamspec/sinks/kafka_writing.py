@@ -34,6 +34,7 @@ class KafkaSink:
     def __init__(self, name: str, config: KafkaSinkConfig) -> None:
         self._where = f"sinks.{name}"
         self._config = config
+        self.linger_seconds = config.linger
         self._tally = Tally()
         self._producer: Producer | None = None
         self._transactions: Transactions | None = None

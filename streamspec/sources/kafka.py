@@ -108,7 +108,8 @@ class KafkaConfig(SourceConfigBase, KafkaAccess):
         le=256 * MIB,
         description="Payload up to which records of one key that were read together share a segment (0: each record "
         "is a segment; up to 256 MiB). It makes small records several times cheaper where stages look into records "
-        "only; a stage that transforms (`compress`) then makes one result of the whole segment.",
+        "only. Of a stage that transforms, `unit` says whether it makes one result of the whole segment or one of each "
+        "record (`compress`, `map`).",
     )
     latency_from: Literal["arrival", "production"] = Field(
         default="arrival",

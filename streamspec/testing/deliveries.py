@@ -34,6 +34,7 @@ class ListDelivery:
     original: memoryview = field(default_factory=lambda: memoryview(b""))
     packets: Rows = field(default_factory=_no_packets)
     records: Sequence[tuple[str, memoryview]] = ()
+    messages: Sequence[memoryview] = ()
 
 
 class ListBatch:

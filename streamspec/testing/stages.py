@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,13 @@ class StageSegment:
     content: int = CONTENT_MESSAGES
     link_type: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    messages: Sequence[bytes] = ()
+
+    def replace_messages(self, messages: Sequence[bytes | memoryview]) -> None:
+        if len(messages) != len(self.packets):
+            raise ValueError(f"{len(messages)} messages for {len(self.packets)} rows")
+        self.payload = memoryview(b"".join(messages))
+        self.messages = [bytes(message) for message in messages]
 
 
 @dataclass

@@ -157,3 +157,36 @@ def test_the_start_of_a_segment_is_never_seen_half_written(arena: Arena) -> None
     stop.set()
     watcher.join()
     assert not any(seen)
+
+
+def test_results_by_message_reach_sinks_apart_and_together(arena: Arena) -> None:
+    def each(segment, context) -> None:
+        with pytest.raises(ValueError, match="2 messages for 1 rows"):
+            segment.replace_messages([b"a", b"b"])
+        segment.replace_messages([b"result"])
+        context.emit("alert", b"{}")
+        context.delta(b"delta")
+
+    delivery, _ = _run(arena, each)
+    assert [bytes(message) for message in delivery.messages] == [b"result"]
+    assert bytes(delivery.payload) == b"result"
+    assert [(n, bytes(b)) for n, b in delivery.records] == [("alert", b"{}\n")]
+    assert [(s, bytes(c)) for s, c in _deltas(arena, delivery)] == [(0, b"delta")]
+
+
+def test_a_later_stage_that_assigns_a_payload_makes_one_result_again(arena: Arena) -> None:
+    def each(segment, context) -> None:
+        segment.replace_messages([b"result"])
+
+    def whole(segment, context) -> None:
+        segment.payload = memoryview(bytes(segment.payload).upper())
+
+    delivery, _ = _run(arena, each, whole)
+    assert not delivery.messages
+    assert bytes(delivery.payload) == b"RESULT"
+
+
+def test_results_by_message_that_do_not_fit_travel_in_a_file(arena: Arena) -> None:
+    delivery, spill = _run(arena, lambda segment, context: segment.replace_messages([b"x" * 200]))
+    assert spill is not None
+    assert [bytes(message) for message in delivery.messages] == [b"x" * 200]

@@ -46,6 +46,13 @@ def test_a_transformed_payload_is_one_piece() -> None:
     assert cut(make_delivery([b"one", b"two"], payload=memoryview(b"eno" + b"owt")), "payload") == [b"enoowt"]
 
 
+def test_a_payload_made_by_message_is_cut_into_the_results() -> None:
+    results = [memoryview(b"1"), memoryview(b""), memoryview(b"three")]
+    delivery = make_delivery([b"a", b"b", b"c"], payload=memoryview(b"1three"))
+    delivery.messages = results
+    assert cut(delivery, "payload") == [b"1", b"", b"three"]
+
+
 def test_a_payload_without_packets_is_one_piece_and_none_is_nothing() -> None:
     opaque = memoryview(b"opaque")
     assert cut(ListDelivery(payload=opaque, original=opaque), "payload") == [b"opaque"]

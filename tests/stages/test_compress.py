@@ -129,3 +129,22 @@ def test_what_an_earlier_stage_left_is_compressed_whatever_its_type(codec: str) 
 def test_what_does_not_exist_is_refused(options: dict) -> None:
     with pytest.raises(ValidationError):
         CompressConfig(type="compress", **options)
+
+
+def test_each_message_of_a_segment_can_be_a_frame_of_its_own() -> None:
+    messages = [b"one " * 50, b"tiny", b"", b"three " * 50]
+    segment = make_segment(messages)
+    context = run_stage(_stage(unit="message", min_bytes=10), segment)
+    assert zstandard.decompress(segment.messages[0]) == messages[0]
+    assert segment.messages[1:3] == [b"tiny", b""]
+    assert zstandard.decompress(segment.messages[3]) == messages[3]
+    assert bytes(segment.payload) == b"".join(segment.messages)
+    assert context.tally["too_small"] == 2
+
+
+def test_what_no_longer_lies_in_messages_is_one_frame() -> None:
+    segment = make_segment([b"one", b"two"])
+    segment.payload = memoryview(b"eno" + b"owt")
+    run_stage(_stage(unit="message"), segment)
+    assert not segment.messages
+    assert zstandard.decompress(bytes(segment.payload)) == b"enoowt"

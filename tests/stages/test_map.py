@@ -43,6 +43,20 @@ def test_none_leaves_the_payload_and_another_type_is_an_error() -> None:
         run_stage(_stage("tests.stages.test_map:_number"), segment)
 
 
+def test_a_function_can_be_called_with_each_message() -> None:
+    segment = make_segment([b"one", b"two", b"three"])
+    run_stage(_stage("tests.stages.test_map:_only_two", unit="message"), segment)
+    assert segment.messages == [b"one", b"TWO", b"three"]
+    untouched = make_segment([b"one", b"three"])
+    before = untouched.payload
+    run_stage(_stage("tests.stages.test_map:_only_two", unit="message"), untouched)
+    assert untouched.payload is before
+
+
+def _only_two(payload: bytes) -> bytes | None:
+    return payload.upper() if payload == b"two" else None
+
+
 def _nothing(payload: bytes) -> None:
     return None
 

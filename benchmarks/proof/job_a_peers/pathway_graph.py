@@ -47,6 +47,7 @@ def graph(job: Job) -> None:
         format="raw",
         key=results.key,
         value=results.result,
+        headers=[results.number],  # what is sorted by has to be written
         sort_by=[results.number],
     )
     pw.run(monitoring_level=pw.MonitoringLevel.NONE)
