@@ -25,7 +25,7 @@ RESULTS = CACHE / "results"
 
 Measures = dict[str, Any]
 """Names carry their unit: ``packets_per_second``, ``mib_per_second``, ``p99_seconds``, ``cpu_seconds_per_gib``,
-``peak_memory_bytes``, ``first_result_seconds``, ``lost``, ``duplicated``, ``out_of_order`` and so on."""
+``peak_memory_bytes``, ``time_to_first_result_seconds``, ``lost``, ``duplicated``, ``out_of_order`` and so on."""
 
 
 class NotRun(Exception):

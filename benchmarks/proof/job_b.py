@@ -232,7 +232,7 @@ class Reception:
             "mib_per_second": rate * MESSAGE_BYTES / 2**20,
             "cpu_seconds_per_gib": sum(one["cpu_seconds"] for one in confirmed) / (octets / 2**30),
             "peak_memory_bytes": peak,
-            "first_result_seconds": first,
+            "time_to_first_result_seconds": first,
             "sender_limited": limited,
             **{name: sum(one[name] for one in confirmed) for name in ("lost", "duplicated", "out_of_order")},
         }

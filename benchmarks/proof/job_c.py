@@ -165,7 +165,7 @@ class Runs:
             "mib_per_second": octets / 2**20 / seconds,
             "cpu_seconds_per_gib": max(whole.cpu_seconds - start.cpu_seconds, 0.0) / (octets / GIB),
             "peak_memory_bytes": whole.peak_memory_bytes or None,
-            "first_result_seconds": start.wall_seconds,
+            "time_to_first_result_seconds": start.wall_seconds,
             "whole_seconds": once.wall_seconds * self._captures.packets / packets,
             "packets": packets_read,
         }

@@ -218,7 +218,7 @@ class Capture:
             "mib_per_second": best.sent_rate * FRAME_BYTES / 2**20,
             "cpu_seconds_per_gib": best.cpu_seconds / (best.sent * FRAME_BYTES / 2**30),
             "peak_memory_bytes": best.peak_memory_bytes,
-            "first_result_seconds": best.first_seconds,
+            "time_to_first_result_seconds": best.first_seconds,
             "sender_limited": above is not None and above[1].sender_limited(above[0]),
             "lost": best.lost,
             "duplicated": best.duplicated,

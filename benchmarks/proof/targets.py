@@ -1,0 +1,104 @@
+"""What the service must reach, and how that is read from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.proof.results import OURS, JobResults
+
+LIGHT_P99 = "light_p99_seconds"
+PLAIN_PROTOCOL = "asyncio protocol on uvloop"
+ON_LOAD = "90% of own capacity"
+AT_BEST_PEER = "90% of the best peer's capacity"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    Attributes:
+        value: None when it was not measured. More is better.
+    """
+
+    letter: str
+    text: str
+    least: float
+    value: Callable[[JobResults], float | None]
+
+
+def _ratio(numerator: float | None, denominator: float | None) -> float | None:
+    return None if numerator is None or not denominator else numerator / denominator
+
+
+def over(contender: str, measure: str, phase: str = "") -> Callable[[JobResults], float | None]:
+    """Ours by a contender's."""
+
+    def value(results: JobResults) -> float | None:
+        ours, other = results.entry(phase, OURS), results.entry(phase, contender)
+        return _ratio(ours.median(measure), other.median(measure)) if ours and other else None
+
+    return value
+
+
+def _peers(results: JobResults, phase: str, measure: str, without: str = "") -> list[float]:
+    found = []
+    for name, entry in results.phases.get(phase, {}).items():
+        median = entry.median(measure)
+        if not name.startswith(OURS) and not (without and name.startswith(without)) and median is not None:
+            found.append(median)
+    return found
+
+
+def _ours(results: JobResults, phase: str, measure: str) -> list[float]:
+    entries = [entry for name, entry in results.phases.get(phase, {}).items() if name.startswith(OURS)]
+    return [median for entry in entries if (median := entry.median(measure)) is not None]
+
+
+def over_best(measure: str, phase: str = "", without: str = "") -> Callable[[JobResults], float | None]:
+    """Ours by the largest of the others'."""
+
+    def value(results: JobResults) -> float | None:
+        ours, others = _ours(results, phase, measure), _peers(results, phase, measure, without)
+        return _ratio(max(ours), max(others)) if ours and others else None
+
+    return value
+
+
+def under_best(measure: str, phase: str, own_phase: str | None = None) -> Callable[[JobResults], float | None]:
+    """The smallest of the others' by ours."""
+
+    def value(results: JobResults) -> float | None:
+        ours, others = _ours(results, own_phase or phase, measure), _peers(results, phase, measure)
+        return _ratio(min(others), min(ours)) if ours and others else None
+
+    return value
+
+
+def _light_latency(results: JobResults) -> float | None:
+    """Of the peer with the highest capacity at 90 % of it, by ours at that same rate."""
+    rates = {
+        name: entry.median("records_per_second")
+        for name, entry in results.phases.get("saturation", {}).items()
+        if not name.startswith(OURS)
+    }
+    measured = {name: rate for name, rate in rates.items() if rate is not None}
+    if not measured:
+        return None
+    peer = results.entry(ON_LOAD, max(measured, key=lambda name: measured[name]))
+    ours = _ours(results, AT_BEST_PEER, LIGHT_P99)
+    return _ratio(peer.median(LIGHT_P99), min(ours)) if peer and ours else None
+
+
+SATURATION = "saturation"
+TARGETS = (
+    Target("A", "records/s at saturation, by the best peer's", 1.5, over_best("records_per_second", SATURATION)),
+    Target("A", "p99 of light records at 90 % of the best peer's capacity: the peer's by ours", 10.0, _light_latency),
+    Target("A", "CPU per GiB: the least of any peer's by ours", 1.0, under_best("cpu_seconds_per_gib", SATURATION)),
+    Target("B", "loss-free messages/s, by rsyslog's", 0.7, over("rsyslog (imudp)", "records_per_second")),
+    Target("B", "loss-free messages/s, by a plain protocol's", 3.0, over(PLAIN_PROTOCOL, "records_per_second")),
+    Target("C", "packets/s, by nfstream's", 20.0, over("nfstream", "packets_per_second")),
+    Target("C", "packets/s, by tshark's", 35.0, over("tshark", "packets_per_second")),
+    Target("C", "packets/s, by those of tcpdump's bare copy", 1.0, over("tcpdump -w (copy)", "packets_per_second")),
+    Target("D", "drop-free packets/s, by the best but tcpdump's", 1.0, over_best("packets_per_second", "", "tcpdump")),
+)
