@@ -169,7 +169,7 @@ def compare(found: Table, wanted: Table, tolerance: Tolerance) -> Measures:
 def from_streamspec(path: Path) -> Table:
     """Lines of ``meter``."""
     table: Table = {}
-    for line in path.open("rb"):
+    for line in path.read_bytes().splitlines():
         flow = json.loads(line)
         if flow["protocolIdentifier"] in (TCP, UDP):
             version = "IPv4" if "sourceIPv4Address" in flow else "IPv6"
@@ -217,7 +217,7 @@ def _from_csv(
 def from_suricata(path: Path) -> Table:
     """``flow`` events; bytes are those of whole frames."""
     table: Table = {}
-    for line in path.open("rb"):
+    for line in path.read_bytes().splitlines():
         event: Mapping[str, Any] = json.loads(line)
         if event["event_type"] == "flow" and event["proto"].lower() in PROTOCOLS and "src_port" in event:
             flow = event["flow"]
