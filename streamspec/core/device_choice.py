@@ -35,6 +35,7 @@ class CostLine:
     _target: float = 0.0
     _target_size: float = 0.0
     _factors: dict[int, float] = field(default_factory=dict)
+    _line: tuple[float, float] = (0.0, 0.0)
 
     def learn(self, size_bytes: float, seconds: float) -> None:
         """One batch that has taken so long."""
@@ -52,16 +53,17 @@ class CostLine:
         self._square = self._square * DECAY + size * size
         self._target = self._target * DECAY + one
         self._target_size = self._target_size * DECAY + size
+        self._line = self._fit()
 
     def predict(self, size_bytes: float) -> float:
         """Expected seconds; 0 before anything was measured."""
-        if not self.measured:
-            return 0.0
-        fixed, slope = self.line()
-        return (fixed + slope * size_bytes) * self._factors.get(size_class(size_bytes), 1.0)
+        return (self._line[0] + self._line[1] * size_bytes) * self._factors.get(size_class(size_bytes), 1.0)
 
     def line(self) -> tuple[float, float]:
         """Seconds of each batch, and seconds for each byte."""
+        return self._line
+
+    def _fit(self) -> tuple[float, float]:
         determinant = self._one * self._square - self._size * self._size
         if determinant <= 1e-9 * self._one * self._square:  # all of one size: its seconds are all fixed
             return self._target / self._one, 0.0
@@ -92,14 +94,18 @@ class DeviceChoice:
 
     def choose(self, size_bytes: float) -> int:
         """The device that is expected to be done first; now and then the other one, to see whether it still is."""
-        tried = self._tried.setdefault(size_class(size_bytes), _Tried())
-        few = [device for device in (1, 0) if tried.measurements[device] < FIRST_TRIES]
-        expected = [line.predict(size_bytes) for line in self.lines]
+        kind = size_class(size_bytes)
+        tried = self._tried.get(kind)
+        if tried is None:
+            tried = self._tried[kind] = _Tried()
+        expected = (self.lines[0].predict(size_bytes), self.lines[1].predict(size_bytes))
         best = 0 if expected[0] <= expected[1] else 1
-        for device in few:
-            hopeless = expected[device] > HOPELESS * expected[1 - device] > 0
-            if not hopeless or not tried.measurements[device]:
-                return device
+        if min(tried.measurements) < FIRST_TRIES:
+            for device in (1, 0):
+                known = tried.measurements[device]
+                hopeless = known and expected[device] > HOPELESS * expected[1 - device] > 0
+                if known < FIRST_TRIES and not hopeless:
+                    return device
         tried.since += 1
         if tried.since >= tried.patience:
             tried.since = 0

@@ -91,9 +91,11 @@ def chain_heads(stages: Sequence[StageConfigBase]) -> tuple[Head, ...]:
 
 
 def variant_stage(stages: Sequence[StageConfigBase]) -> int:
-    """Index of the first stage that has more than one variant, -1 when none has: the one that
-    ``variant_work_ns`` and ``variant_ratio`` are about."""
-    return next((index for index, stage in enumerate(stages) if len(stage.cost_keys) > 1), -1)
+    """Index of the stage that ``variant_work_ns`` and ``variant_ratio`` are about, -1 when none has variants: the first
+    with more than one that changes the payload, since a price of output has something to choose there, else the
+    first with more than one."""
+    varied = [index for index, stage in enumerate(stages) if len(stage.cost_keys) > 1]
+    return next((index for index in varied if stages[index].changes_payload), varied[0] if varied else -1)
 
 
 class Predictor(Protocol):

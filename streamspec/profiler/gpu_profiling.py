@@ -13,7 +13,7 @@ from streamspec.core.device_choice import DeviceChoice
 from streamspec.core.interfaces import Bytes, Counts
 from streamspec.links.cuda import DeviceFault
 from streamspec.profiler.histogram_kernels import Row
-from streamspec.profiler.kernels import Scratch, profile_batch
+from streamspec.profiler.kernels import Scratch
 from streamspec.profiler.profiler import DeviceWish
 from streamspec.profiler.sampling_kernels import BLOCK_BYTES
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("streamspec.gpu")
 
 CPU, GPU = 0, 1
+
+ByCpu = Callable[[Bytes, Counts, int, Scratch, Row], None]
 
 
 class GpuProfiling:
@@ -50,27 +52,35 @@ class GpuProfiling:
         self._features: GpuFeatures | None = features
         self._released = released
         self._sample_bytes = sample_bytes
+        self._longest_whole = max(sample_bytes, BLOCK_BYTES)  # see ``sampling_kernels.block_count``
 
     def serves(self, memory: Bytes) -> bool:
         """Whether segments in that memory can go to the device."""
         return self._features is not None and self._features.memory is memory
 
-    def profile(self, memory: Bytes, rows: Counts, scratch: Scratch, out: Row) -> None:
-        """Fill ``out``. ``rows``: as for ``gpu_finish_kernels.finish``."""
-        whole = self._read_whole(rows[1])
-        size_bytes = int(rows[1, whole].sum())
+    def profile(self, memory: Bytes, rows: Counts, count: int, scratch: Scratch, out: Row, cpu: ByCpu) -> None:
+        """Fill ``out``.
+
+        Args:
+            rows: as for ``gpu_finish_kernels.finish``; ``count`` of them.
+            cpu: what the CPU does with such a batch.
+        """
+        lengths = rows[1, :count]
+        whole = None if self._sample_bytes <= 0 or int(lengths.max()) <= self._longest_whole else self._whole(lengths)
+        size_bytes = int(lengths.sum() if whole is None else lengths[whole].sum())
         device = self._choose(size_bytes)
         begun_ns = time.perf_counter_ns()
-        if device == GPU and not self._on_device(rows, whole, scratch, out):
-            device, whole = CPU, whole[:0]
-            self._by_cpu(memory, rows, np.arange(rows.shape[1]), scratch, out)
+        if device == CPU and whole is None:
+            cpu(memory, rows, count, scratch, out)
+        elif device == GPU and not self._on_device(rows, np.arange(count) if whole is None else whole, scratch, out):
+            cpu(memory, rows, count, scratch, out)
             return
-        if device == CPU:
-            self._by_cpu(memory, rows, whole, scratch, out)
-        if size_bytes:
+        elif device == CPU:
+            self._some(memory, rows, whole, scratch, out, cpu)
+        if size_bytes and self._wish == "auto":
             self.choice.learn(device, size_bytes, (time.perf_counter_ns() - begun_ns) / 1e9)
-        others = np.setdiff1d(np.arange(rows.shape[1]), whole, assume_unique=True)
-        self._by_cpu(memory, rows, others, scratch, out)
+        if whole is not None:
+            self._some(memory, rows, np.flatnonzero(lengths > self._longest_whole), scratch, out, cpu)
 
     def summary(self) -> dict[str, int]:
         """Segments profiled on the device, and those that it should have, by reason."""
@@ -83,11 +93,8 @@ class GpuProfiling:
             features.close()
             self._released()
 
-    def _read_whole(self, lengths: Counts) -> Counts:
-        if self._sample_bytes <= 0:
-            return np.arange(len(lengths))
-        least = max(self._sample_bytes // BLOCK_BYTES, 1) * BLOCK_BYTES
-        return np.flatnonzero(lengths <= max(self._sample_bytes, least))
+    def _whole(self, lengths: Counts) -> Counts:
+        return np.flatnonzero(lengths <= self._longest_whole)
 
     def _choose(self, size_bytes: int) -> int:
         if self._features is None or not size_bytes:
@@ -106,10 +113,9 @@ class GpuProfiling:
         self.segments += len(chosen)
         return True
 
-    def _by_cpu(self, memory: Bytes, rows: Counts, chosen: Counts, scratch: Scratch, out: Row) -> None:
-        if not len(chosen):
-            return
-        starts, lengths, packets, tables, links, declared = np.ascontiguousarray(rows[:, chosen])
-        found = np.empty((len(chosen), out.shape[1]), dtype=np.float32)
-        profile_batch(memory, starts, lengths, packets, tables, links, declared, self._sample_bytes, scratch, found)
-        out[chosen] = found
+    @staticmethod
+    def _some(memory: Bytes, rows: Counts, chosen: Counts | None, scratch: Scratch, out: Row, cpu: ByCpu) -> None:
+        if chosen is not None and len(chosen):
+            found = np.empty((len(chosen), out.shape[1]), dtype=np.float32)
+            cpu(memory, np.ascontiguousarray(rows[:, chosen]), len(chosen), scratch, found)
+            out[chosen] = found

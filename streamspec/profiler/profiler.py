@@ -98,7 +98,7 @@ class Profiler:
         first, layout = slots_in.offset(0), slots_in.layout
         read_headers(headers, slots, first, layout.stride, layout.packets_offset, self._declared, rows)
         if self.gpu is not None and self.gpu.serves(slots_in.memory):
-            self.gpu.profile(slots_in.memory, rows[:, : len(slots)], scratch, out)
+            self.gpu.profile(slots_in.memory, rows, len(slots), scratch, out, self._run)
             return
         self._run(slots_in.memory, rows, len(slots), scratch, out)
 

@@ -39,7 +39,7 @@ class PlanArrays(NamedTuple):
         time_heads: shape ``(stages, MAX_VARIANTS)``: head of the useful time, -1 where there is none.
         ratio_heads: shape ``(MAX_VARIANTS,)``: head of the output ratio by variant of the stage with ratios.
         defaults: default variant of each stage.
-        varied_stage: index of the stage with variants, -1 for none.
+        varied_stage: index of the stage whose variants are predicted, -1 for none.
         ratio_stage: index of the stage whose output is learned, -1 for none.
     """
 
@@ -90,8 +90,9 @@ def plan_heads(heads: Sequence[Head]) -> HeadPlan:
     time_heads = np.full((max(stages, 1), MAX_VARIANTS), -1, dtype=np.int64)
     ratio_heads = np.full(MAX_VARIANTS, -1, dtype=np.int64)
     defaults = np.zeros(MAX_STAGES, dtype=np.int64)
-    varied = min((head.stage for head in heads if head.variant > 0), default=-1)
     changing = [head.stage for head in heads if head.target == "output_ratio"]
+    with_variants = {head.stage for head in heads if head.variant > 0}
+    varied = min(with_variants & set(changing) or with_variants, default=-1)  # as ``variant_stage``
     ratio_stage = varied if varied in changing else max(changing, default=-1)
     for index, head in enumerate(heads):
         if head.target == "useful_time":
