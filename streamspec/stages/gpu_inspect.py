@@ -28,6 +28,8 @@ FIRST_PAUSE = 64
 """Batches that stay on the CPU after the device had no memory; twice as many each time in a row..."""
 LONGEST_PAUSE = 4096
 """...up to these."""
+SHOWN = 8
+"""Rules that are named in the log."""
 
 
 class GpuInspection:
@@ -96,10 +98,19 @@ class GpuInspection:
             device = cuda.open_device(grant.place, limit)
             self._filter = GpuFilter(device, self._automaton, slots_in, whole=self._whole)
             self._why_not = ""
+            self._tell_left_out()
         except cuda.DeviceFault as fault:
             if device is not None:
                 device.close()
             self._failed(fault)
+
+    def _tell_left_out(self) -> None:
+        left_out = self._automaton.left_out
+        if left_out and "left_out" not in self._told:
+            self._told.add("left_out")
+            self.counts["rules_by_cpu"] = len(left_out)
+            shown = {rule: left_out[rule] for rule in sorted(left_out)[:SHOWN]}
+            _log.info("rules that stay with the CPU", rules=len(left_out), reasons=shown)
 
     def _close(self) -> None:
         found, self._filter = self._filter, None

@@ -12,7 +12,8 @@ packets a rule may match, and only those are searched here. Alerts are the same,
 variants of the stage.
 
 Counts ``alerts``, ``alerts_suppressed`` (beyond ``max_alerts_per_segment``), ``cache_hits``, ``cache_misses``,
-``cache_evictions``; ``on_gpu`` segments that a GPU looked at, and ``gpu_REASON`` those that it should have.
+``cache_evictions``; ``on_gpu`` segments that a GPU looked at, ``gpu_REASON`` those that
+it should have, ``rules_by_cpu``.
 """
 
 from __future__ import annotations
