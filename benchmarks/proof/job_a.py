@@ -214,7 +214,7 @@ def capacities(bench: Bench) -> dict[tuple[str, int], float]:
     """Median rates at saturation by name and pass: of this run, else of the lines of an earlier one."""
     found: dict[tuple[str, int], list[float]] = {}
     for line in [*_earlier(bench.quick), *bench.lines]:
-        if line["part"] == "saturation" and line["status"] == "measured":
+        if line["part"] == "saturation" and line["measures"].get("correct"):
             place = (line["contender"], line["pass"])
             found.setdefault(place, []).append(line["measures"]["records_per_second"])
     return {place: statistics.median(rates) for place, rates in found.items()}

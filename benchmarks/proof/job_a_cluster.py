@@ -47,10 +47,12 @@ class Step:
 
 @dataclass
 class Sent:
-    """What was sent in an open loop: per record body, moment it was due (seconds since 1970) and step."""
+    """What was sent in an open loop: per record body, moment it was due (seconds since 1970), how much later we handed
+    it to the client, step and key."""
 
     bodies: list[int] = field(default_factory=list)
     due_seconds: list[float] = field(default_factory=list)
+    late_seconds: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
 
@@ -147,6 +149,7 @@ class Cluster:
                 self._produce(producer, topic, value, key, chosen.partition if key == chosen.key else 0)
                 sent.bodies.append(body)
                 sent.due_seconds.append(due)
+                sent.late_seconds.append(time.time() - due)
                 sent.steps.append(index)
                 sent.keys.append(key)
                 number += 1
@@ -196,7 +199,11 @@ class Cluster:
 
     def _quota(self, entity: list[tuple[str, str]], limit: float | None) -> None:
         body = struct.pack(">ii", 1, len(entity)) + b"".join(_text(kind) + _text(name) for kind, name in entity)
-        body += struct.pack(">i", 1) + _text("producer_byte_rate") + struct.pack(">d?", limit or 0.0, limit is None)
+        body += (
+            struct.pack(">i", 1)
+            + _text("producer_byte_rate")
+            + struct.pack(">d?", float(round(limit or 0)), limit is None)
+        )
         body += b"\0"  # not only validated
         request = struct.pack(">hhi", _ALTER_QUOTAS, 0, 1) + _text(OWN_CLIENT) + body
         host, _, port = self.brokers.partition(",")[0].rpartition(":")
@@ -206,7 +213,7 @@ class Cluster:
             answer = _exactly(peer, size)
         code = struct.unpack_from(">h", answer, 12)[0]  # behind correlation, throttle time and count
         if code:
-            raise RuntimeError(f"the broker refuses a quota: error {code}")
+            raise RuntimeError(f"the broker refuses a quota: error {code}: {answer[14:]!r}")
 
 
 def _chosen(traffic: Traffic, step: Step, number: int, rng: random.Random) -> tuple[int, bytes]:

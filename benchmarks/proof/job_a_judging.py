@@ -93,6 +93,7 @@ def load_measures(
     """Latencies from the moment that a record was due to its result's arrival at the broker, by step."""
     heavy = np.array([traffic.bodies[body].heavy for body in sent.bodies])
     sizes = np.array([len(traffic.bodies[body].content) for body in sent.bodies])
+    late = np.array(sent.late_seconds)
     due, number_of_step = np.array(sent.due_seconds), np.array(sent.steps)
     appended = np.full(len(due), np.nan)
     numbers = results.numbers
@@ -108,6 +109,7 @@ def load_measures(
             "records_per_second": float((here & (appended <= end)).sum()) / (end - start),
             "cpu_seconds_per_gib": running.usage.cpu_between(start, end) / (float(sizes[here].sum()) / GIB),
             "peak_memory_bytes": running.usage.peak_bytes,
+            "sender_late_p99_seconds": float(np.percentile(late[settled], 99)),
         }
         for name, kind in (("", here >= 0), ("light_", ~heavy), ("heavy_", heavy)):
             measures |= _percentiles(latency[settled & kind], name)

@@ -1,4 +1,7 @@
-"""Pathway: a table of records, a function over it, a table of results; ordered within each of its small batches."""
+"""Pathway: a table of records, a function over it, a table of results; ordered within each of its small batches.
+
+Several processes share rows by the hash of their row, so records of one key overtake each other.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pathway as pw
 from benchmarks.proof.job_a_peers import Job, start
 from benchmarks.proof.job_a_work import MARK, Work
 
-BACKLOG_RECORDS = 10_000
+BACKLOG_RECORDS = 2_000
 COMMIT_MILLISECONDS = 100
 
 
