@@ -2,7 +2,8 @@
 
 ``python -m benchmarks._base_model_training [--out FILE] [--segments N]``. Contents are those of the traffic generator's
 kinds, in segments of 200 bytes to 64 KiB, of one kind or a few, with messages that repeat more or less; as messages,
-and inside Ethernet, IPv4, and UDP or TCP for the stages that take packets.
+and inside Ethernet, IPv4, and UDP or TCP for the stages that take packets. As many again are conversations as a capture
+has them (``_generated_captures``), as packets and as the messages in them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._generated_captures import captured_segment, talk
 from loadgen.kinds import KINDS
 from streamspec.config import ServiceConfig
 from streamspec.core.prediction import chain_heads
@@ -38,9 +40,15 @@ LARGEST_MESSAGE, PACKET_BYTES = 8192, 1460
 
 
 # -- generated segments -----------------------------------------------------------------------
+def segment_size(rng: random.Random) -> int:
+    """Between the smallest and the largest, the larger the more often."""
+    size: float = SMALLEST_BYTES * (LARGEST_BYTES / SMALLEST_BYTES) ** (rng.random() ** 0.6)
+    return round(size)
+
+
 def segment_messages(rng: random.Random) -> list[bytes]:
     """The messages of one segment: a size, a few kinds, and a pool that they are taken from, all by chance."""
-    size = round(SMALLEST_BYTES * (LARGEST_BYTES / SMALLEST_BYTES) ** (rng.random() ** 0.6))
+    size = segment_size(rng)
     kinds = rng.sample(list(KINDS.values()), 1 if rng.random() < 0.6 else rng.randint(2, 4))
     distinct = rng.choice((1, 4, 16, 64, 1000))
     pool: list[bytes] = []
@@ -118,12 +126,19 @@ def _around(stages: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def generate(count: int, seed: int) -> dict[str, list[Content]]:
-    """Segments of messages and the same contents in packets."""
+    """Segments of messages and the same contents in packets; half of them, and two thirds, are of conversations."""
     rng = random.Random(seed)
-    drawn = [segment_messages(rng) for _ in range(count)]
+    drawn = [segment_messages(rng) for _ in range(count // 2)]
+    plain = drawn[: len(drawn) * 2 // 3]
     return {
-        "messages": [as_message_segment(messages) for messages in drawn],
-        "packets": [as_packet_segment(messages, rng) for messages in drawn],
+        "messages": [
+            *(as_message_segment(messages) for messages in drawn),
+            *(as_message_segment(talk(rng, segment_size(rng))) for _ in range(count - len(drawn))),
+        ],
+        "packets": [
+            *(as_packet_segment(messages, rng) for messages in plain),
+            *(captured_segment(rng, segment_size(rng)) for _ in range(count - len(plain))),
+        ],
     }
 
 
