@@ -450,6 +450,7 @@ class Service:
             sink_types={name: sink.model_dump(include={"type"})["type"] for name, sink in config.sinks.items()},
             learning=self.steering.learning if self.steering else None,
             control=self.steering.control if self.steering else None,
+            gpus=self.gpu.uses,
         )
 
     def set_mode(self, mode: Mode) -> None:

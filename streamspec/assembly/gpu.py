@@ -16,6 +16,8 @@ from streamspec.core.actuation import Readiness
 from streamspec.core.control import LanePlan, Plan
 from streamspec.core.resources import Refusal
 from streamspec.links import cuda
+from streamspec.monitors.gpu import GpuMonitor
+from streamspec.telemetry.nvml import DeviceUse
 from streamspec.telemetry.state import KnobStatus
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ def wants_gpu(config: ServiceConfig) -> bool:
 class GpuPool:
     """Implements ``Part``; opened before the workers start, so that stages can have their memory from the beginning.
 
+    Attributes:
+        uses: what each device was doing in the last second.
+
     Args:
         dispatcher: whose grants get the pool.
         limit_bytes: most that is granted on one device; 0: all of it.
@@ -56,6 +61,8 @@ class GpuPool:
         self._memory = GpuMemory(self._pids, limit_bytes=limit_bytes, library=library)
         self._ready: Readiness | None = None
         self._used: dict[int, int] = {}
+        self._monitor = GpuMonitor(library)
+        self.uses: Sequence[DeviceUse] = ()
         self._lent: Profiler | None = None
 
     async def open(self) -> Readiness:
@@ -94,6 +101,7 @@ class GpuPool:
         """See ``Part``: reads back what workers use. What others take is taken back from grants by ``reclaim``."""
         if self._ready is not None and self._ready.active:
             self._used = await asyncio.to_thread(self._memory.used_by_pid)
+            self.uses = await asyncio.to_thread(self._monitor.sample)
 
     def knobs(self, lane: LanePlan) -> Sequence[KnobStatus]:
         """See ``Part``."""
@@ -119,6 +127,8 @@ class GpuPool:
         self.lend(None)
         self._dispatcher.grants.pools.pop(RESOURCE, None)
         self._ready = None
+        self.uses = ()
+        self._monitor.close()
         await self._memory.restore()
 
     def _pids(self) -> list[int]:

@@ -28,6 +28,7 @@ from streamspec.engine.service_health import findings
 from streamspec.telemetry import state
 from streamspec.telemetry.decisions import DecisionLog
 from streamspec.telemetry.loop_lag import LoopLag
+from streamspec.telemetry.nvml import DeviceUse
 
 CONTENT_NAMES = (*TYPE_NAMES, "not_profiled")
 _EDGE_POWERS = range(14, 37)  # 16 us to 69 s
@@ -61,6 +62,8 @@ class ServiceFacts:
     health: Sequence[state.ComponentHealth] = ()
     learning: state.LearningReader | None = None
     control: state.ControlReader | None = None
+    gpus: Sequence[DeviceUse] = ()
+    """As they were in the last second."""
 
     def objective_of(self, lane: str) -> float:
         """Latency objective of a lane in seconds."""
@@ -168,6 +171,7 @@ class StatusReader:
             work_error_ratio=work.error_ratio,
             work_cells=_cells(past, now),
             loop_lag_seconds=self._lag_seconds,
+            gpus=tuple(facts.gpus),
         )
 
     def histograms(self) -> state.Histograms:

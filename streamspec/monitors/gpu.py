@@ -1,4 +1,4 @@
-"""GPUs of the host: use, memory, temperature of each, MIG instances as devices of their own."""
+"""GPUs of the host: use, memory by process, temperature, power, clocks; MIG instances as devices of their own."""
 
 from __future__ import annotations
 

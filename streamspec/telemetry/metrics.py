@@ -76,6 +76,18 @@ def _drops(state: ServiceState) -> Iterator[tuple[Labels, float]]:
         yield (source.name, "arena"), source.arena_dropped
 
 
+def _gpus(name: str) -> Callable[[ServiceState], Iterator[tuple[Labels, float]]]:
+    """One figure of each device that tells it."""
+
+    def read(state: ServiceState) -> Iterator[tuple[Labels, float]]:
+        for gpu in state.gpus:
+            value = getattr(gpu, name)
+            if value is not None:
+                yield (gpu.place,), value
+
+    return read
+
+
 def _partitions(name: str) -> Callable[[ServiceState], Iterator[tuple[Labels, float]]]:
     def read(state: ServiceState) -> Iterator[tuple[Labels, float]]:
         return (
@@ -283,6 +295,28 @@ METRICS: tuple[Metric, ...] = (
         "`cores` is their number.",
         ("lane", "knob", "amount"),
         _each(_settings),
+    ),
+    *(
+        Metric(
+            f"gpu_{name}", "gauge", f"{text} `gpu`: index, or UUID of a MIG instance.", ("gpu",), _each(_gpus(field))
+        )
+        for field, name, text in (
+            ("busy_ratio", "busy_ratio", "Share of the last period in which a kernel ran."),
+            ("memory_busy_ratio", "memory_busy_ratio", "Share in which memory was read or written."),
+            ("total_bytes", "memory_bytes", "Memory of a device."),
+            ("used_bytes", "memory_used_bytes", "Memory in use, by all processes."),
+            ("temperature_celsius", "temperature_celsius", "Temperature."),
+            ("power_watts", "power_watts", "Power."),
+            ("clock_hertz", "clock_hertz", "Clock of the processors."),
+            ("memory_clock_hertz", "memory_clock_hertz", "Clock of the memory."),
+        )
+    ),
+    Metric(
+        "gpu_process_memory_bytes",
+        "gauge",
+        "Memory of each process that NVML tells of.",
+        ("gpu", "pid"),
+        _each(lambda s: (((gpu.place, pid), used) for gpu in s.gpus for pid, used in gpu.by_pid.items())),
     ),
     Metric(
         "latency_seconds",

@@ -7,8 +7,8 @@ UUID as its place; its parent is then not used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -39,6 +39,8 @@ class DeviceUse:
         memory_busy_ratio: share in which memory was read or written.
         total_bytes, used_bytes: memory.
         temperature_celsius, power_watts: of the board.
+        clock_hertz, memory_clock_hertz: of the processors and of the memory, now.
+        by_pid: bytes of each process of which NVML tells them, by process id as text.
     """
 
     place: str
@@ -49,6 +51,9 @@ class DeviceUse:
     used_bytes: int
     temperature_celsius: float | None
     power_watts: float | None
+    clock_hertz: float | None = None
+    memory_clock_hertz: float | None = None
+    by_pid: Mapping[str, int] = field(default_factory=dict)
 
 
 class Nvml:
@@ -82,14 +87,17 @@ class Nvml:
         memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is None:
             return None
-        by_pid: dict[int, int | None] = {}
+        return DeviceMemory(int(memory.total), int(memory.used), self._processes(handle))
+
+    def _processes(self, handle: Any) -> dict[int, int | None]:
+        found: dict[int, int | None] = {}
         for question in (
             self._nvml.nvmlDeviceGetComputeRunningProcesses,
             self._nvml.nvmlDeviceGetGraphicsRunningProcesses,
         ):
             for process in self._ask(question, handle) or ():
-                by_pid[int(process.pid)] = None if process.usedGpuMemory is None else int(process.usedGpuMemory)
-        return DeviceMemory(int(memory.total), int(memory.used), by_pid)
+                found[int(process.pid)] = None if process.usedGpuMemory is None else int(process.usedGpuMemory)
+        return found
 
     def use(self, place: str) -> DeviceUse | None:
         """``None`` when the device does not answer."""
@@ -110,7 +118,14 @@ class Nvml:
             int(memory.used),
             None if celsius is None else float(celsius),
             None if milliwatts is None else milliwatts / 1000,
+            self._clock_hertz(handle, nvml.NVML_CLOCK_SM),
+            self._clock_hertz(handle, nvml.NVML_CLOCK_MEM),
+            {str(pid): used for pid, used in self._processes(handle).items() if used is not None},
         )
+
+    def _clock_hertz(self, handle: Any, kind: int) -> float | None:
+        megahertz = self._ask(self._nvml.nvmlDeviceGetClockInfo, handle, kind)
+        return None if megahertz is None else megahertz * 1e6
 
     def close(self) -> None:
         """End the session."""

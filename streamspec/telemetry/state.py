@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from streamspec.core.errors import StreamspecError
+from streamspec.telemetry.nvml import DeviceUse
 
 if TYPE_CHECKING:
     from streamspec.telemetry.decisions import DecisionLog
@@ -290,6 +291,7 @@ class ServiceState:
     work_error_ratio: float | None
     work_cells: tuple[tuple[int, int, int], ...]
     loop_lag_seconds: float
+    gpus: tuple[DeviceUse, ...] = ()
 
     @property
     def not_ready(self) -> tuple[ComponentHealth, ...]:

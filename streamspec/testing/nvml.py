@@ -25,6 +25,7 @@ class Device:
     memory_percent: int = 0
     temperature: int = 40
     power_milliwatts: int = 50_000
+    clocks_megahertz: tuple[int, int] = (1500, 2600)
     broken: bool = False
 
 
@@ -34,6 +35,8 @@ class StandInNvml:
     NVMLError = NVMLError
     NVML_DEVICE_MIG_ENABLE = 1
     NVML_TEMPERATURE_GPU = 0
+    NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
 
     def __init__(self, devices: list[Device], *, driver: bool = True) -> None:
         self.devices = devices
@@ -93,6 +96,10 @@ class StandInNvml:
     def nvmlDeviceGetPowerUsage(self, device: Device) -> int:
         self._check(device)
         return device.power_milliwatts
+
+    def nvmlDeviceGetClockInfo(self, device: Device, kind: int) -> int:
+        self._check(device)
+        return device.clocks_megahertz[kind - 1]
 
     @staticmethod
     def _check(device: Device) -> None:

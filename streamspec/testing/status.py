@@ -19,6 +19,7 @@ from streamspec.core.control import (
 from streamspec.core.resources import Allocation
 from streamspec.telemetry import state
 from streamspec.telemetry.decisions import DecisionLog
+from streamspec.telemetry.nvml import DeviceUse
 
 START_SECONDS = 1_700_000_000.0
 
@@ -92,6 +93,7 @@ def busy_state(lanes: int) -> state.ServiceState:
         work_error_ratio=0.19,
         work_cells=((10, 10, 50), (12, 11, 9), (20, 20, 4)),
         loop_lag_seconds=0.0011,
+        gpus=(DeviceUse("0", "GPU", 0.8, 0.3, 80 << 30, 2 << 30, 41.0, 210.0, 1.7e9, 2.6e9, {"100": 1 << 30}),),
     )
 
 

@@ -126,12 +126,17 @@ def test_drops_of_a_socket_are_seen_and_so_are_the_hosts() -> None:
 
 def test_gpus_and_mig_instances_are_listed_and_a_lost_one_is_left_out() -> None:
     mig = Device(instances=[Device(total=5, used=1, uuid="MIG-x")])
-    devices = [Device(total=10, used=4, gpu_percent=80, temperature=61), mig, Device(broken=True)]
+    devices = [
+        Device(total=10, used=4, processes={7: 4, 8: None}, gpu_percent=80, temperature=61),
+        mig,
+        Device(broken=True),
+    ]
     library = StandInNvml(devices)
     monitor = GpuMonitor(library)
     first, instance = monitor.sample()
     assert (first.place, first.busy_ratio, first.used_bytes, first.temperature_celsius) == ("0", 0.8, 4, 61.0)
     assert first.power_watts == 50.0
+    assert (first.clock_hertz, first.memory_clock_hertz, first.by_pid) == (1.5e9, 2.6e9, {"7": 4})
     assert (instance.place, instance.total_bytes) == ("MIG-x", 5)
     monitor.close()
     assert library.sessions == 0
