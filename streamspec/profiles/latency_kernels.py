@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamspec.core.jit import kernel
-from streamspec.profiles.online_kernels import QUANTILE, clean, move_quantile
+from streamspec.profiles.bound_kernels import QUANTILE, move_bounds
+from streamspec.profiles.online_kernels import clean
 from streamspec.profiles.tracking_kernels import NOISE, Tracking, linear, track, track_chance
 
 Floats = npt.NDArray[np.float64]
@@ -35,7 +36,7 @@ class LatencyState(NamedTuple):
     Attributes:
         residual: one model with a group for each lane.
         miss: one model without groups.
-        bounds: ``(1, 3)``, see ``online_kernels.QUANTILE``.
+        bounds: ``(1, bound_kernels.COLUMNS)``.
     """
 
     residual: Tracking
@@ -84,7 +85,7 @@ def learn_latencies(
             _miss_inputs(state, facts[row], math.log(known) + said, math.log(objective_ns), z)
             track_chance(state.miss, 0, z, -1, 1.0 if latency_ns[row] > objective_ns else 0.0, scratch)
         alarms = track(state.residual, 0, x, lane, y, scratch)
-        move_quantile(state.bounds, 0, y - said, coverage, alarms > 0)
+        move_bounds(state.bounds, -1, y - said, coverage, 0.0, alarms > 0)
 
 
 @kernel

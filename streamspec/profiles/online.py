@@ -16,6 +16,7 @@ import numpy as np
 from streamspec.core.features import FEATURE_SCHEMA_VERSION
 from streamspec.core.interfaces import Rows
 from streamspec.core.prediction import Head
+from streamspec.profiles.bound_kernels import QUANTILE
 from streamspec.profiles.challengers import Challengers
 from streamspec.profiles.config import LearningConfig
 from streamspec.profiles.head_plan import BasePredictor, plan_heads
@@ -32,7 +33,7 @@ from streamspec.profiles.latency_kernels import (
     learn_latencies,
 )
 from streamspec.profiles.online_inputs import INPUT_NAMES, INPUTS
-from streamspec.profiles.online_kernels import QUANTILE, Correction, Learned, learn_rows
+from streamspec.profiles.online_kernels import Correction, Learned, learn_rows
 from streamspec.profiles.online_state import new_correction, new_heads, new_latency
 from streamspec.profiles.refusals import ContentRefused
 from streamspec.profiles.shared_state import LEARNED_FIELDS, SharedState, adopt, pack_state, take, unpack_state

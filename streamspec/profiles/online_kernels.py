@@ -11,6 +11,7 @@ import numpy.typing as npt
 from streamspec.core.features import FEATURE_INDEX
 from streamspec.core.jit import kernel
 from streamspec.core.prediction import MAX_VARIANTS
+from streamspec.profiles.bound_kernels import QUANTILE, bound_row, move_bounds
 from streamspec.profiles.change_kernels import ALARM_ALL
 from streamspec.profiles.head_plan import PlanArrays
 from streamspec.profiles.online_inputs import (
@@ -34,13 +35,7 @@ _SHARE_COLUMNS = np.array([FEATURE_INDEX[name] for name, _, _ in SHARES])
 _SHARE_SCALES = np.array([scale for _, scale, _ in SHARES])
 _SHARE_SHIFTS = np.array([shift for _, _, shift in SHARES])
 
-QUANTILE, SCALE, SEEN = range(3)
-"""Columns of bounds: the quantile of the log error, its mean size, and how many outcomes it is of."""
-QUANTILE_GAIN = 0.02
-QUANTILE_GAIN_IN_DOUBT = 0.3
 DOUBT_DECAY = 0.98
-OWN_BOUND = 20  # outcomes of a type before it has a bound of its own
-SCALES_PER_LOG_ODDS = 0.736  # quantile of normal errors, in their mean size, by the log odds of coverage; roughly
 LOWEST_LOG, HIGHEST_LOG = -4.0, 41.0  # of nanoseconds: e^41 is ten years
 LOWEST_RATIO, HIGHEST_RATIO = 1e-4, 16.0
 
@@ -54,7 +49,7 @@ class Correction(NamedTuple):
         inputs: ``(nodes,)``, input that a node compares, -1 for a leaf.
         values: ``(nodes,)``, threshold of a node (at most it: left), value of a leaf.
         left, right: ``(nodes,)``, next node.
-        bounds: ``(1 + GROUPS, 3)``, for all types and for each; see ``QUANTILE``.
+        bounds: ``(1 + GROUPS, bound_kernels.COLUMNS)``, for all types and for each.
         doubt: ``(1,)``, log factor that bounds are widened by.
     """
 
@@ -127,8 +122,7 @@ def _log_of(model: Correction, head: int, x: Floats, group: int, offset: float) 
 @kernel
 def upper_factor(model: Correction, group: int) -> float:
     """The upper bound of work over its prediction, for one type."""
-    row = 1 + group if model.bounds[1 + group, SEEN] >= OWN_BOUND else 0
-    return math.exp(min(max(model.bounds[row, QUANTILE] + model.doubt[0], 0.0), 8.0))
+    return math.exp(min(max(model.bounds[bound_row(model.bounds, group), QUANTILE] + model.doubt[0], 0.0), 8.0))
 
 
 @kernel
@@ -197,7 +191,8 @@ def learn_rows(
         useful_ns, variants: ``(n, MAX_STAGES)``.
         ratios: ``(n,)``, bytes out / bytes in; not positive where unknown.
         state: the linear models, changed.
-        model: trees to predict with; its bounds and doubt are changed, its weights not used.
+        model: what was published last: its trees are predicted with here too, its bounds and doubt are changed by
+            what it was wrong by itself, lag included.
         said: filled.
     """
     scratch = np.zeros(WEIGHTS)
@@ -206,7 +201,7 @@ def learn_rows(
         group = fill_inputs(features[row], host_load[row], x)
         said.residuals[row, :] = np.nan
         alarms = 0
-        predicted = measured = 0.0
+        predicted = published = measured = 0.0
         for stage in range(plan.time_heads.shape[0]):
             head = plan.time_heads[stage, _variant_of(plan, variants, row, stage)]
             if head < 0 or useful_ns[row, stage] <= 0:
@@ -214,6 +209,7 @@ def learn_rows(
             before = linear(state, head, x, group)
             log = offsets[row, head] + before + tree_value(model, head, x)
             predicted += math.exp(min(max(log, LOWEST_LOG), HIGHEST_LOG))
+            published += math.exp(_log_of(model, head, x, group, offsets[row, head]))
             measured += useful_ns[row, stage]
             y = math.log(useful_ns[row, stage]) - offsets[row, head]
             said.residuals[row, head] = y - before
@@ -227,7 +223,7 @@ def learn_rows(
         said.alarms[row] = alarms & ALARMS
         said.work_ns[row] = predicted
         if measured > 0.0:
-            _bound(model, group, math.log(measured / predicted), alarms, coverage)
+            _bound(model, group, math.log(measured / published), alarms, coverage)
 
 
 @kernel
@@ -238,31 +234,12 @@ def _variant_of(plan: PlanArrays, variants: npt.NDArray[np.int16], row: int, sta
 
 @kernel
 def _bound(model: Correction, group: int, error: float, alarms: int, coverage: float) -> None:
-    """Move the quantiles after one error: up by ``coverage`` of a step when it was above, down by the rest when
-    not, so that in the long run just ``1 - coverage`` are above, whatever the errors are like (Gibbs and Candes
-    2021, Angelopoulos et al. 2023); a step is a share of the mean size of the errors."""
-    doubt = model.doubt[0] * DOUBT_DECAY
+    """Learn one error of the whole chain's work, and let the doubt fade or grow."""
+    before = model.doubt[0]
+    doubt = before * DOUBT_DECAY
     if alarms & (ALARM_ALL | DOUBT_ALL):
         doubt = max(doubt, min(abs(error), 2.0))
     elif alarms:
         doubt = max(doubt, 0.5 * min(abs(error), 2.0))
     model.doubt[0] = doubt if doubt > 1e-3 else 0.0
-    if model.bounds[1 + group, SEEN] == 0.0:
-        model.bounds[1 + group, :2] = model.bounds[0, :2]
-    move_quantile(model.bounds, 0, error, coverage, doubt > 0.1)
-    move_quantile(model.bounds, 1 + group, error, coverage, doubt > 0.1)
-
-
-@kernel
-def move_quantile(bounds: Floats, row: int, error: float, coverage: float, in_doubt: bool) -> None:
-    """One step of the tracked quantile of a row of bounds."""
-    seen = bounds[row, SEEN]
-    gain = max(QUANTILE_GAIN_IN_DOUBT if in_doubt else QUANTILE_GAIN, 1.0 / (1.0 + 0.2 * seen))
-    bounds[row, SCALE] += max(1.0 / (seen + 2.0), 0.01) * (min(abs(error), 4.0) - bounds[row, SCALE])
-    scale = max(bounds[row, SCALE], 0.01)
-    if seen + 1.0 == OWN_BOUND:  # a guess from here, rather than a long way down from what was believed at first
-        normal = SCALES_PER_LOG_ODDS * math.log(coverage / (1.0 - coverage)) * scale
-        bounds[row, QUANTILE] = min(bounds[row, QUANTILE], normal)
-    above = error > bounds[row, QUANTILE]
-    bounds[row, QUANTILE] += gain * scale * (coverage if above else coverage - 1.0)
-    bounds[row, SEEN] = seen + 1.0
+    move_bounds(model.bounds, group, error, coverage, before, doubt > 0.1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from streamspec.profiles.bound_kernels import new_bounds
 from streamspec.profiles.head_plan import HeadPlan, Indices
 from streamspec.profiles.latency_kernels import LANES, LATENCY_INPUTS, MISS_INPUTS, LatencyState
 from streamspec.profiles.online_inputs import GROUPS, LINEAR_INPUTS, WEIGHTS
-from streamspec.profiles.online_kernels import QUANTILE, SCALE, Correction
+from streamspec.profiles.online_kernels import Correction
 from streamspec.profiles.tracking_kernels import Tracking, new_tracking
 
 Floats = npt.NDArray[np.float64]
@@ -45,8 +46,7 @@ def new_correction(heads: Tracking, *, has_base: bool) -> Correction:
     """Linear models alone, with bounds that say how little is known."""
     count = len(heads.weights)
     none = np.zeros(0, dtype=np.int64)
-    bounds = np.zeros((1 + GROUPS, 3))
-    bounds[:, QUANTILE], bounds[:, SCALE] = (0.4, 0.3) if has_base else (1.5, 1.0)
+    bounds = new_bounds(1 + GROUPS, 0.4 if has_base else 1.5)
     return Correction(
         heads.weights.copy(), np.full(count, -1, dtype=np.int64), none, np.zeros(0), none, none, bounds, np.zeros(1)
     )
@@ -60,8 +60,7 @@ def new_latency(adaptation: float) -> LatencyState:
     walk[1:LATENCY_INPUTS] = _SLOWER_WALK * adaptation
     miss, miss_prior = np.zeros((1, MISS_INPUTS)), np.full((1, MISS_INPUTS), 0.25)
     miss[0, 1] = -1.7  # the logistic curve that is nearest to the normal distribution
-    bounds = np.zeros((1, 3))
-    bounds[:, QUANTILE], bounds[:, SCALE] = 1.0, 0.5
+    bounds = new_bounds(1, 1.0)
     return LatencyState(
         new_tracking(means, prior, walk, LANES),
         new_tracking(miss, miss_prior, np.full(MISS_INPUTS, 0.002), 0),

@@ -23,10 +23,10 @@ import numpy as np
 
 from streamspec.core.features import FEATURE_SCHEMA_VERSION
 from streamspec.profiles.array_bytes import Array, pack_arrays, unpack_arrays
+from streamspec.profiles.bound_kernels import SEEN
 from streamspec.profiles.change_kernels import new_watch
 from streamspec.profiles.latency_kernels import LatencyState
 from streamspec.profiles.online_inputs import INPUT_NAMES
-from streamspec.profiles.online_kernels import SEEN
 from streamspec.profiles.refusals import ContentRefused
 from streamspec.profiles.signing import SigningKey
 from streamspec.profiles.tracking_kernels import COUNT, LOSS_COUNT, Tracking

@@ -12,6 +12,7 @@ from streamspec.core.features import FEATURE_COUNT, FEATURE_SCHEMA_VERSION
 from streamspec.core.interfaces import Rows
 from streamspec.core.prediction import LATENCY, PREDICTION, Features, LaneState
 from streamspec.profiles.array_bytes import pack_arrays, unpack_arrays
+from streamspec.profiles.bound_kernels import COLUMNS as BOUND_COLUMNS
 from streamspec.profiles.head_plan import BasePredictor, Floats, HeadPlan, Indices
 from streamspec.profiles.latency_kernels import (
     BATCH,
@@ -158,7 +159,7 @@ def _check(model: Correction, heads: int) -> None:
     """Raises ValueError for what a kernel could not follow safely: children must come after their parent."""
     nodes = len(model.inputs)
     shapes = (model.weights.shape, model.roots.shape, model.bounds.shape, model.doubt.shape)
-    if shapes != ((heads, WEIGHTS), (heads,), (1 + GROUPS, 3), (1,)):
+    if shapes != ((heads, WEIGHTS), (heads,), (1 + GROUPS, BOUND_COLUMNS), (1,)):
         raise ValueError("models of another shape")
     if not len(model.values) == len(model.left) == len(model.right) == nodes:
         raise ValueError("trees of another shape")

@@ -123,6 +123,22 @@ def test_upper_holds_for_the_stated_share_of_segments() -> None:
         assert np.median(said["upper_ns"] / said["work_ns"]) < np.exp(3 * NOISE)
 
 
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95, 0.99])
+def test_upper_of_the_chain_holds_whatever_its_stages_share(coverage: float) -> None:
+    """Heavy tails, types that differ, stages that are slow together, and a snapshot that is 128 outcomes old."""
+    layer = OnlineLayer(HEADS, ProportionalBase(), LearningConfig(tree_cpu_share=0, coverage=coverage))
+    rows, rng = make_outcomes(1, 8000), np.random.default_rng(1)
+    kind = rows["features"][:, FEATURE_INDEX["type_code"]]
+    together = rng.normal(0, 1, len(rows)) * np.where(kind < 5, 0.4, 0.1)
+    wild = np.where(rng.random(len(rows)) < 0.03, 10.0, 1.0)
+    rows["useful_ns"][:, :2] = rows["useful_ns"][:, :2] * (np.exp(together) * wild)[:, None]
+    said = learn_and_predict(layer, rows, batch=128)[1000:]
+    below = rows["useful_ns"].sum(1)[1000:] <= said["upper_ns"]
+    assert below.mean() == pytest.approx(coverage, abs=0.02)
+    for some in (kind[1000:] < 5, kind[1000:] >= 5):
+        assert below[some].mean() == pytest.approx(coverage, abs=0.03)
+
+
 # -- changes ------------------------------------------------------------------------------------
 def test_a_machine_twice_as_slow_is_followed_and_uncertainty_widens_meanwhile() -> None:
     layer = OnlineLayer(HEADS, ProportionalBase(), NO_TREES)
