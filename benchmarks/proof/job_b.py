@@ -27,7 +27,8 @@ from benchmarks.proof import peers
 from benchmarks.proof.harness import ROOT, Contender, Job, Measures, NotRun, Wrong, own_version
 from benchmarks.proof.highest_rate import CONFIRMATIONS, highest_rate
 from benchmarks.proof.job_b_kernels import stamp
-from benchmarks.proof.processes import Tree
+from benchmarks.proof.pace import Pace
+from benchmarks.proof.processes import NICENESS, Tree
 from streamspec.sources.udp_socket import MESSAGE, VECTOR
 
 SCRIPTS = Path(__file__).with_name("job_b_peers")
@@ -36,7 +37,7 @@ BATCH = 64
 RECEIVE_BUFFER_BYTES = 16 << 20
 TOLERATED_LOSS = 0.001
 FIRST_RATE, MOST_RATE = 50_000.0, 2_000_000.0
-SENDER_SHORTFALL = 0.95
+SENDER_SHORTFALL = 0.9
 """A rate that the sender itself misses by more than that counts as not borne, and is told apart."""
 START_SECONDS, QUIET_SECONDS, DRAIN_SECONDS = 60.0, 1.6, 15.0
 """rsyslog writes what is left after a second."""
@@ -70,12 +71,11 @@ class Sender:
 
     def send(self, rate: float, seconds: float) -> tuple[int, float]:
         """At this rate for so long, or until twice the time is over: messages sent, and the rate they had."""
-        total, sent = int(rate * seconds), 0
-        started = time.perf_counter()
-        while sent < total and (elapsed := time.perf_counter() - started) < 2 * seconds:
-            while sent < min(total, rate * elapsed):
-                sent += self._send_batch(min(BATCH, total - sent))
-        return sent, sent / max(time.perf_counter() - started, 1e-9)
+        pace, sent = Pace(rate, seconds), 0
+        while sent < pace.total and (due := pace.due(sent)) >= 0:
+            if sent < due:
+                sent += self._send_batch(min(BATCH, pace.total - sent))
+        return sent, pace.reached(sent)
 
     def send_one(self) -> None:
         """A single message."""
@@ -226,10 +226,11 @@ class Reception:
             raise NotRun("no rate was borne three times of three")
         self._found = rate
         confirmed = session.confirmed
+        reached = min(one["records_per_second"] for one in confirmed)
         octets = sum(one["sent"] for one in confirmed) * MESSAGE_BYTES
         return {
-            "records_per_second": rate,
-            "mib_per_second": rate * MESSAGE_BYTES / 2**20,
+            "records_per_second": reached,
+            "mib_per_second": reached * MESSAGE_BYTES / 2**20,
             "cpu_seconds_per_gib": sum(one["cpu_seconds"] for one in confirmed) / (octets / 2**30),
             "peak_memory_bytes": peak,
             "time_to_first_result_seconds": first,
@@ -242,10 +243,11 @@ class Reception:
         port = free_port()
         command = self._program.command(port, folder / "out", folder)
         environment = self._program.environment()
-        tree = Tree(command, receiver_cores(), folder / "log", environment=environment, folder=ROOT, sampling=False)
+        log = folder / "log"
+        more: dict[str, Any] = {"environment": environment, "sampling": False, "favoured": True, "folder": ROOT}
         sender = Sender(port)
         try:
-            with tree, own_core(), large_receive_buffers():
+            with large_receive_buffers(), Tree(command, receiver_cores(), log, **more) as tree, own_core():
                 yield Session(tree, Lines(folder / "out"), sender, self._seconds), tree
         finally:
             sender.close()
@@ -262,12 +264,17 @@ def receiver_cores() -> list[int]:
 
 @contextlib.contextmanager
 def own_core() -> Iterator[None]:
-    """This process on the last core meanwhile."""
+    """This process on the last core meanwhile, before all else on it where permitted."""
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
     os.sched_setaffinity(0, ALLOWED[-1:])
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     try:
         yield
     finally:
         os.sched_setaffinity(0, ALLOWED)
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ class StageContext(Protocol):
     """Variant chosen for this segment, -1 for the stage's default."""
 
     def emit(self, record_type: str, line: bytes) -> None:
-        """Add one record (one JSON object, no newline) to the segment's results."""
+        """Add one record (one JSON object, no newline) to the segment's results, or several with a newline between."""
 
     def delta(self, content: bytes | memoryview) -> None:
         """Pass ``content`` (bytes, or a view of them that stays as it is until the segment is done) to this stage's

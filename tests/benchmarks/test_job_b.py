@@ -29,7 +29,7 @@ def parsed(messages: list[bytes]) -> tuple[list[bytes], int]:
     context = RecordingContext()
     original = np.frombuffer(payload, dtype=np.uint8)
     ParseSyslog().process(StageSegment(original, packets, memoryview(payload)), context)
-    return [content for _, content in context.records], context.tally["not_rfc5424"]
+    return [line for _, lines in context.records for line in lines.split(b"\n")], context.tally["not_rfc5424"]
 
 
 def test_the_stage_writes_the_lines_that_are_expected() -> None:
