@@ -99,12 +99,16 @@ def compile_rules(rules: Sequence[Rule], texts: Mapping[int, str]) -> Automaton:
                 parsed[rule.id] = _parse(texts[rule.id], rule.flags)
             except _Unclear as error:
                 left_out[rule.id] = str(error)
+    factors: dict[int, list[Factor]] = {}
+    built: Tables | None = None
     for width in WIDTHS:
-        factors = {rule: found for rule, parts in parsed.items() if (found := _factors(parts, width))}
+        before, factors = factors, {rule: found for rule, parts in parsed.items() if (found := _factors(parts, width))}
+        if factors == before and factors:
+            continue
         built = _determinise([factor for found in factors.values() for factor in found], MOST_STATES)
         if built is not None:
             break
-    else:
+    if built is None:
         built, factors = _as_many_as_fit(factors)
     for rule_id in parsed.keys() - factors.keys():
         left_out[rule_id] = "has nothing rare enough to look for, or the table has no room"

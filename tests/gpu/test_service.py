@@ -84,6 +84,13 @@ def test_a_service_on_a_device_delivers_what_one_on_the_cpu_does(
     _nothing_lost(summary)
 
 
+def test_auto_finds_out_that_a_simulator_does_not_pay(tmp_path: Path, capture: Path, expected: list[str]) -> None:
+    alerts, summary, _ = _run(tmp_path, capture, device="auto", source={"repeat": 15})
+    assert len(alerts) == 15 * len(expected)
+    assert 0 < summary["stages"]["inspect"]["on_gpu"] < summary["segments_received"] / 2
+    _nothing_lost(summary)
+
+
 def test_a_device_that_is_lost_while_the_stream_runs_loses_no_segment(
     tmp_path: Path, capture: Path, expected: list[str]
 ) -> None:
