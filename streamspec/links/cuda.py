@@ -86,7 +86,9 @@ class Device:
         self._held: dict[str, tuple[int, Any]] = {}
         self._mapped = ExitStack()
         self._cuda: Any = self._call(importlib.import_module, "numba.cuda")
-        self.simulated = bool(importlib.import_module("numba.core.config").ENABLE_CUDASIM)
+        config: Any = importlib.import_module("numba.core.config")
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a small batch is no mistake
+        self.simulated = bool(config.ENABLE_CUDASIM)
         if not self.simulated:
             with _selected(place):
                 self._call(self._cuda.current_context)
