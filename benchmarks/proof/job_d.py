@@ -47,6 +47,10 @@ SENDER_SHORTFALL = 0.9
 NEARLY = 0.01
 """A smaller share lost is tried once more."""
 START_SECONDS, SETTLE_SECONDS, QUIET_SECONDS, DRAIN_SECONDS = 60.0, 0.5, 2.5, 15.0
+RETIRE_SECONDS = 1.2
+"""tcpdump lets the kernel keep a block of the ring that is not full for a second."""
+IDLE_SHARE = 0.05
+"""Of a core: a program that takes less has nothing left to do."""
 PACKET_QDISC_BYPASS, SOL_PACKET = 20, 263
 ALL_PROTOCOLS = "0003"
 
@@ -252,7 +256,7 @@ class Capture:
                 if program.waits:
                     _wait_for_packets(program, out, sent, sender)
                 else:
-                    time.sleep(SETTLE_SECONDS)
+                    _wait_until_idle(tree)
                 tree.sample()
                 cpu = tree.cpu_seconds() - cpu
                 tree.stop(program.end)
@@ -298,6 +302,15 @@ def _wait_until_it_captures(tree: Tree, ready: str) -> float:
                 return passed
         time.sleep(0.02)
     raise NotRun(f"captured nothing within {START_SECONDS:.0f} s: {tree.output[-200:]}")
+
+
+def _wait_until_idle(tree: Tree) -> None:
+    """Until it has done with what its ring holds."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    before = -1.0
+    while (now := tree.cpu_seconds()) - before > IDLE_SHARE * RETIRE_SECONDS and time.monotonic() < deadline:
+        before = now
+        time.sleep(RETIRE_SECONDS)
 
 
 def _wait_for_packets(program: Program, out: Path, sent: int, sender: FrameSender) -> None:
