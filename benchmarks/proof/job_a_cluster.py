@@ -164,6 +164,7 @@ class Cluster:
         wanted = self.size(topic)
         parts: list[list[tuple[int, float, bytes, bytes]]] = [[] for _ in range(PARTITIONS)]
         while wanted > 0:
+            message: Any
             for message in reader.consume(min(2000, wanted), 5.0):
                 wanted -= 1
                 value = message.value()

@@ -41,7 +41,7 @@ sources:
 stages:
   - {{type: map, function: "benchmarks.proof.job_a_work:{stage}"}}
 sinks:
-  out: {{type: kafka, brokers: "{brokers}", topic: {out}{sink}}}
+  out: {{type: kafka, brokers: "{brokers}", topic: {out}}}
 engine: {{workers: {workers}}}
 {more}
 """
@@ -143,7 +143,6 @@ def configuration(contender: Contender, job: Job) -> str:
         workers=CORES,
         stage="SegmentStage" if best else "Stage",
         source="    gather_bytes: 16 KiB" if best else "",
-        sink=", linger: 5 ms" if best else "",
         more=LANES if best else "",
     )
 

@@ -92,7 +92,8 @@ def _light_size(rng: random.Random) -> int:
 def _cut(rng: random.Random, streams: list[list[bytes]], size: int) -> bytes:
     """Consecutive packets of one stream, each behind its length, as many as fit in ``size``; the first in any case
     the smallest that is found there."""
-    made, filled = [], 0
+    made: list[bytes] = []
+    filled = 0
     while not made or size - filled > 600:
         stream = rng.choice(streams)
         for packet in _from(stream, rng.randrange(len(stream))):

@@ -126,8 +126,11 @@ class Work:
         for index, (start, end) in enumerate(spans):
             columns[0, index], columns[1, index] = start, end - start
         columns[2, :count] = np.diff(ends, prepend=0)
-        used = [column[:count] for column in columns]
-        profile_batch(memory, *used, DEFAULT_SAMPLE_BYTES, self._scratch, self._features)
+        begins, lengths, packets, tables, links, declared = (column[:count] for column in columns)
+        scratch, features = self._scratch, self._features
+        profile_batch(
+            memory, begins, lengths, packets, tables, links, declared, DEFAULT_SAMPLE_BYTES, scratch, features
+        )
         return self._features
 
 

@@ -87,7 +87,7 @@ class KafkaSinkConfig(EgressConfig, KafkaAccess):
         "Larger batches cost less per record.",
     )
     linger: Seconds = Field(
-        default=0.0,
+        default=0.005,
         ge=0,
         le=1,
         description="Seconds that results wait for more of them before they are sent (0 to 1). A few milliseconds make "
