@@ -37,7 +37,8 @@ def build_foresight(config: ServiceConfig, arena: Arena) -> tuple[Profiler, Fore
     profiler = config.profiler.build()
     stage = variant_stage(config.stages)
     variants = len(config.stages[stage].cost_keys) if stage >= 0 else 0
-    return profiler, Foresight(arena, profiler, variant_stage=stage, variants=variants)
+    priced = stage < 0 or config.stages[stage].changes_payload
+    return profiler, Foresight(arena, profiler, variant_stage=stage, variants=variants, priced=priced)
 
 
 class Steering:

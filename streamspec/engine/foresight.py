@@ -25,6 +25,8 @@ class Foresight:
         profiler: looks into segments.
         predictor: the first model; :attr:`predictor` is exchanged for newer snapshots while the stream runs.
         variant_stage, variants: index of the stage whose variants are predicted, and how many it has; -1, 0 for none.
+        priced: they differ in their output. Otherwise (devices) segments are expected to take the one with the least
+            work, without a price; which one runs, their worker decides.
 
     Attributes:
         price_ns: what a byte of output costs in nanoseconds of CPU time; None leaves every stage its default variant.
@@ -44,12 +46,14 @@ class Foresight:
         *,
         variant_stage: int = -1,
         variants: int = 0,
+        priced: bool = True,
     ) -> None:
         self.profiler = profiler
         self.predictor = predictor
         self.variant_stage = variant_stage
         self.variants = variants
         self.price_ns: float | None = None
+        self._unpriced_ns = None if priced else 0.0
         self.limits_ns: Sequence[float] = ()
         self.host_load = 0.0
         self.features: Features = np.zeros((arena.slots, FEATURE_COUNT), dtype=np.float32)
@@ -88,7 +92,7 @@ class Foresight:
 
     def expect(self, slots: Slots) -> None:
         """Choose variants for what arrives, so that it is routed and counted by the work that it will be."""
-        if self.price_ns is not None and self.variant_stage >= 0:
+        if self._price() is not None and self.variant_stage >= 0:
             self.choose_variants(slots)
             kernels.expect(self._arena.headers, slots, self.predictions, self.variant_stage, self.looks)
 
@@ -99,7 +103,8 @@ class Foresight:
     def plan_batch(self, ring: Slots, marks: Counts, most: int, lane: int, now_ns: int) -> tuple[int, float]:
         """How many from the head of a lane's queue go to a worker together, and their predicted nanoseconds; each has
         its variant then, by the price and by the time that it has left."""
-        price_ns = kernels.NO_PRICE if self.price_ns is None else self.price_ns
+        price_ns = self._price()
+        price_ns = kernels.NO_PRICE if price_ns is None else price_ns
         planned: tuple[int, float] = kernels.plan_batch(
             ring,
             marks,
@@ -120,9 +125,13 @@ class Foresight:
 
     def choose_variants(self, slots: Slots) -> None:
         """Give segments the variant that is cheapest at the present price."""
-        if self.price_ns is not None and self.variant_stage >= 0:
+        price_ns = self._price()
+        if price_ns is not None and self.variant_stage >= 0:
             headers, predictions = self._arena.headers, self.predictions
-            kernels.choose_variants(headers, slots, predictions, self.variant_stage, self.variants, self.price_ns)
+            kernels.choose_variants(headers, slots, predictions, self.variant_stage, self.variants, price_ns)
+
+    def _price(self) -> float | None:
+        return self._unpriced_ns if self.price_ns is None else self.price_ns
 
     def note(self, headers: Rows, slots: Slots, outcomes: Rows) -> None:
         """Write into the outcomes of finished slots what had been seen and predicted of them."""

@@ -57,6 +57,18 @@ def test_a_batch_is_seen_and_predicted_under_its_slots(foresight: Foresight) -> 
     assert foresight.types[2] == 2
 
 
+def test_devices_are_expected_by_their_work_and_without_a_price(foresight: Foresight) -> None:
+    devices = Foresight(
+        foresight._arena, LengthProfiler(), _LinearPredictor(), variant_stage=1, variants=3, priced=False
+    )
+    headers = foresight._arena.headers
+    for made, variant, expected_ns in ((foresight, -1, [40_000, 20_000]), (devices, 0, [20_000, 10_000])):
+        made.look(SLOTS)
+        made.expect(SLOTS)
+        assert headers["variant"][SLOTS, 1].tolist() == [variant, variant]
+        assert made.looks["expected_ns"][SLOTS].tolist() == expected_ns
+
+
 def test_outcomes_say_what_was_predicted_for_the_variant_that_ran(foresight: Foresight) -> None:
     foresight.host_load = 0.5
     foresight.look(SLOTS)
