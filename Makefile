@@ -13,7 +13,7 @@ DEMO_SECONDS ?= 10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format docs bench compose-proof base-model clean
+.PHONY: help install demo test check format docs bench proof compose-proof base-model clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ docs: $(STAMP) ## Make the generated pages of docs/ anew
 
 bench: $(BENCH_STAMP) ## Measure; results as ratios to peers in the same run
 	$(BIN)/python -m benchmarks
+
+proof: $(BENCH_STAMP) ## Side by side with everything else that a user would pick; writes benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks proof report
 
 compose-proof: ## Prove docker-compose.yml on a real Docker engine (as root: on one of its own)
 	tests/compose/prove.sh

@@ -33,7 +33,7 @@ def _measured(model: ModelHealth, config: TrustConfig) -> str:
         return f"errors are {error:.2f} of the work"
     if not model.above_upper_ratio <= config.above_upper_ratio:
         return f"{model.above_upper_ratio:.0%} of segments exceed their pessimistic bound"
-    # The detector is quick and cries wolf on a noisy host: it halves what is tolerated, and alone decides nothing.
+    # What changed is being learned again: less is tolerated meanwhile, but the change alone decides nothing.
     if model.drift and not model.above_upper_ratio <= config.above_upper_ratio / 2:
         return f"drift was detected, and {model.above_upper_ratio:.0%} of segments exceed their pessimistic bound"
     return ""
