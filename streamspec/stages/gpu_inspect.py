@@ -76,6 +76,11 @@ class GpuInspection:
         """The service takes some back, or gives more: between two batches, and free when this returns."""
         self._grant = grant
         if self._filter is not None and grant.amounts.gpu_memory_bytes < self._filter.device.held_bytes:
+            try:
+                self._filter.finish()  # of segments that were not asked about
+            except cuda.DeviceFault as fault:
+                self._failed(fault)
+                return
             self._close()
             self._cannot("granted_too_little", grant.reason)
         elif self._filter is not None:
