@@ -38,7 +38,9 @@ def build_foresight(config: ServiceConfig, arena: Arena) -> tuple[Profiler, Fore
     stage = variant_stage(config.stages)
     variants = len(config.stages[stage].cost_keys) if stage >= 0 else 0
     priced = stage < 0 or config.stages[stage].changes_payload
-    return profiler, Foresight(arena, profiler, variant_stage=stage, variants=variants, priced=priced)
+    foresight = Foresight(arena, profiler, variant_stage=stage, variants=variants, priced=priced)
+    foresight.hurries = config.control.variants.enabled
+    return profiler, foresight
 
 
 class Steering:

@@ -29,7 +29,9 @@ class Foresight:
             work, without a price; which one runs, their worker decides.
 
     Attributes:
-        price_ns: what a byte of output costs in nanoseconds of CPU time; None leaves every stage its default variant.
+        price_ns: what a byte of output costs in nanoseconds of CPU time; None leaves every stage its default variant
+            as long as there is time for it.
+        hurries: segments that have little time left may take a faster variant, with or without a price.
         limits_ns: by lane, the latency that its segments are held to; empty: none is, and nothing is hurried.
         features: ``float32 (slots, FEATURE_COUNT)``, by slot.
         predictions: ``PREDICTION`` rows by slot.
@@ -54,6 +56,7 @@ class Foresight:
         self.variants = variants
         self.price_ns: float | None = None
         self._unpriced_ns = None if priced else 0.0
+        self.hurries = True
         self.limits_ns: Sequence[float] = ()
         self.host_load = 0.0
         self.features: Features = np.zeros((arena.slots, FEATURE_COUNT), dtype=np.float32)
@@ -112,7 +115,7 @@ class Foresight:
             self._arena.headers,
             self.predictions,
             self.variant_stage,
-            self.variants,
+            self.variants if self.hurries or price_ns >= 0 else 0,
             price_ns,
             self._limit_ns(lane),
             self.batch_ns(lane),

@@ -82,7 +82,7 @@ def queued_work(ring: Slots, marks: Counts, headers: Rows, predictions: Rows, st
 
 
 NO_PRICE = -1.0
-"""Every stage keeps its default variant."""
+"""Every stage keeps its default variant as long as there is time for it."""
 _LATE_RATIO = 0.5
 """Share of the objective behind which nothing but the fastest variant is chosen."""
 _SPENDABLE_RATIO = 0.8
@@ -93,7 +93,7 @@ _STEEPNESS = 7.0
 
 @kernel
 def variant_in_time(row: Any, length: int, count: int, price_ns: float, spent_ns: float, limit_ns: float) -> int:
-    """The variant for a segment that waited ``spent_ns`` and has ``limit_ns`` from its arrival on; -1: none predicted.
+    """The variant for a segment that waited ``spent_ns`` and has ``limit_ns`` from its arrival on; -1: the default.
 
     The longer it waited, the less a byte of output is worth, so that a queue makes what leaves it cheaper at once,
     long before a decision does. A variant that would be late is not taken while a faster one is there.
@@ -101,7 +101,9 @@ def variant_in_time(row: Any, length: int, count: int, price_ns: float, spent_ns
     age = spent_ns / (_LATE_RATIO * limit_ns)
     margin = row.upper_ns / row.work_ns if row.work_ns > 0 else 1.0
     room = _SPENDABLE_RATIO * limit_ns - spent_ns
-    price = 0.0 if age >= 1.0 else price_ns * math.exp(-_STEEPNESS * age * age)
+    if price_ns < 0 and age < 1.0 and row.work_ns * margin <= room:
+        return -1
+    price = 0.0 if age >= 1.0 or price_ns < 0 else price_ns * math.exp(-_STEEPNESS * age * age)
     best = fastest = -1
     best_cost = 0.0
     for variant in range(count):
@@ -146,7 +148,7 @@ def plan_batch(
         slot = ring[(marks[0] + i) & mask]
         row = predictions[slot]
         variant = -1
-        if stage >= 0 and price_ns >= 0:
+        if stage >= 0 and count > 0:
             spent_ns = max(now_ns - headers[slot].arrival_ns, 0) + total
             variant = variant_in_time(row, headers[slot].length, count, price_ns, spent_ns, limit_ns)
         work = expected_work(row, variant)

@@ -81,11 +81,12 @@ def lanes_of(
 
 
 def _batch(cost: Floats, rate: Floats, low: int, high: int, limit_seconds: float, present: int) -> int:
-    """A power of two; the present one stays unless it is four times off."""
-    occupied = np.flatnonzero(rate[low:high] > 0)
-    if not len(occupied):
+    """A power of two; the present one stays unless it is four times off. It suits a segment of mean cost: of dearer
+    ones the dispatcher sends fewer at once."""
+    segments = float(rate[low:high].sum())
+    if not segments > 0:
         return present or 1
-    dearest = float(cost[low:high][occupied].max())
-    room = min(max(BATCH_SHARE * limit_seconds / max(dearest, 1e-9), 1.0), float(MAX_BATCH))
+    mean = float((rate[low:high] * cost[low:high]).sum()) / segments
+    room = min(max(BATCH_SHARE * limit_seconds / max(mean, 1e-9), 1.0), float(MAX_BATCH))
     batch = 1 << (int(room).bit_length() - 1)
     return present if present and batch < present * 4 and present < batch * 4 else batch

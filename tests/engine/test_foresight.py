@@ -145,6 +145,14 @@ def test_a_worker_is_given_little_work_at_once(
     assert plan_batch(foresight)[:2] == planned
 
 
+def test_without_a_price_the_default_variant_stays_until_there_is_no_time_for_it(foresight: Foresight) -> None:
+    foresight.limits_ns = [1e9]
+    assert plan_batch(foresight, 0.4e9)[2] == [-1, -1]
+    assert plan_batch(foresight, 0.6e9)[2] == [0, 0]
+    foresight.hurries = False
+    assert plan_batch(foresight, 0.6e9)[2] == [-1, -1]
+
+
 def test_without_price_and_objective_a_batch_is_full_and_in_its_default(foresight: Foresight) -> None:
     assert plan_batch(foresight, 1e12) == (2, 60_000, [-1, -1])
     foresight.price_ns = 1e9
