@@ -6,8 +6,8 @@
 Each run is the real service in a process of its own, on the same trace for every setting of a shape and seed; latency
 counts from the intended arrival and what was shed counts as missed. ``best static`` is the static setting that misses
 least (within half a point; then the fewest worker-seconds), chosen with hindsight for that very trace. Learning starts
-from the packaged base model; its first seconds are a row of their own. Exploration is on. ``--misled`` compares
-``auto`` from wrong base models with the static default instead.
+from the packaged base model; its first seconds are a number of their own, and count in no other but ``miss_ratio`` and
+``bytes_out``. Exploration is on. ``--misled`` compares ``auto`` from wrong base models with the static default instead.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ def _config(levels: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "engine": {"segment_bytes": "64 KiB", "arena_bytes": "256 MiB", **changes.pop("engine", {})},
         **changes,
     }
+
+
+def sweep_stages() -> list[dict[str, Any]]:
+    """The chain by whose cost loads are measured."""
+    stages: list[dict[str, Any]] = _config({"level": 9})["stages"]
+    return stages
 
 
 def static_settings(*, full: bool) -> dict[str, dict[str, Any]]:
@@ -128,8 +134,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         pool = Path(folder) / "pool"
-        calibration = _config({"level": 9})["stages"]
-        pool.write_bytes(pickle.dumps(load_pool(calibration)))
+        pool.write_bytes(pickle.dumps(load_pool(sweep_stages())))
         for shape in options.shapes:
             _measure(shape, options, pool)
 

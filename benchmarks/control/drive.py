@@ -92,16 +92,17 @@ class TraceSource:
 
 
 class Meter:
-    """Collects outcomes and what the lanes had, while the trace runs."""
+    """Collects outcomes and what the lanes had, while the trace runs. Workers count from ``learning_seconds`` on."""
 
-    def __init__(self, service: Any) -> None:
+    def __init__(self, service: Any, learning_seconds: float) -> None:
         self._service = service
+        self._learning_ns = round(learning_seconds * 1e9)
         self.latency_ns: list[Any] = []
         self.measured: list[Any] = []
         self.arrival_ns: list[Any] = []
         self.bytes_out = 0
         self.shed = 0
-        self.worker_seconds = 0.0
+        self.worker_seconds = self.seconds = 0.0
         self.switches = 0
         self._shape: Any = None
 
@@ -123,7 +124,10 @@ class Meter:
             now = time.monotonic()
             lanes = self._service.dispatcher.lanes
             workers = sum(lane.allocation.workers for lane in lanes)
-            self.worker_seconds += workers * (now - last)
+            started_ns = TraceSource.current.start_ns
+            if started_ns and now * 1e9 > started_ns + self._learning_ns:
+                self.worker_seconds += workers * (now - last)
+                self.seconds += now - last
             last = now
             shape = tuple((lane.name, lane.allocation.workers, lane.allocation.nice) for lane in lanes)
             if self._shape is not None and shape != self._shape:
@@ -146,7 +150,7 @@ async def run(spec: dict[str, Any], pool: Pool) -> dict[str, Any]:
     )
     config = config.model_copy(update={"sources": {"trace": TraceConfig()}})
     service = Service(config)
-    meter = Meter(service)
+    meter = Meter(service, spec.get("learning_seconds", 0.0))
     service.dispatcher.accounts.listeners.append(meter.take)
     configure_logging("warning", "text")
     watching = asyncio.ensure_future(meter.watch())
@@ -156,16 +160,18 @@ async def run(spec: dict[str, Any], pool: Pool) -> dict[str, Any]:
     cpu = os.times()
     watching.cancel()
     summary = service.summary()
-    report = _report(spec, config.objective.latency, meter, len(trace.due_ns), elapsed, cpu_before, cpu)
+    report = _report(spec, config.objective.latency, meter, trace, elapsed, cpu_before, cpu)
     return report | {"control": summary.get("control"), "learning": summary.get("learning")}
 
 
 def _report(
-    spec: dict[str, Any], objective: float, meter: Meter, segments: int, elapsed: float, before: Any, after: Any
+    spec: dict[str, Any], objective: float, meter: Meter, trace: Trace, elapsed: float, before: Any, after: Any
 ) -> dict[str, Any]:
     latency = np.concatenate(meter.latency_ns) / 1e9
     measured = np.concatenate(meter.measured)
-    settled = np.concatenate(meter.arrival_ns) - TraceSource.current.start_ns > spec.get("learning_seconds", 0) * 1e9
+    learning_ns = spec.get("learning_seconds", 0) * 1e9
+    settled = np.concatenate(meter.arrival_ns) - TraceSource.current.start_ns > learning_ns
+    segments, due = len(trace.due_ns), int((trace.due_ns > learning_ns).sum())
     lost = segments - len(latency)
     light = measured <= np.median(measured)
     return {
@@ -174,12 +180,12 @@ def _report(
         "seed": spec["seed"],
         "segments": segments,
         "miss_ratio": (int((latency > objective).sum()) + lost) / segments,
-        "settled_miss_ratio": float((latency[settled] > objective).mean()) if settled.any() else None,
+        "settled_miss_ratio": 1.0 - int((latency[settled] <= objective).sum()) / due if due else None,
         "learning_miss_ratio": float((latency[~settled] > objective).mean()) if (~settled).any() else None,
-        "p50_ms": float(np.percentile(latency, 50) * 1e3),
-        "p99_ms": float(np.percentile(latency, 99) * 1e3),
-        "light_p99_ms": float(np.percentile(latency[light], 99) * 1e3),
-        "worker_seconds_per_second": meter.worker_seconds / elapsed,
+        "p50_ms": float(np.percentile(latency[settled], 50) * 1e3),
+        "p99_ms": float(np.percentile(latency[settled], 99) * 1e3),
+        "light_p99_ms": float(np.percentile(latency[settled & light], 99) * 1e3),
+        "worker_seconds_per_second": meter.worker_seconds / max(meter.seconds, 1e-9),
         "cpu_seconds_per_second": (
             after.user - before.user + after.system - before.system + after.children_user + after.children_system
         )
