@@ -53,6 +53,8 @@ READING = np.dtype(
 )
 """How to read a file into slots; one row."""
 
+PIECE_BYTES = 256 * 1024
+"""Read at a time: the record headers in it are still in the second-level cache when they are looked at."""
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -91,11 +93,15 @@ def read_windows(reading: Rows, walk: Rows, slots: Slots, key: Bytes, memory: By
         wanted = min(plan.window_bytes, plan.file_bytes - plan.position)
         if wanted <= 0:
             return i
-        plan.target = plan.memory_address + base
-        plan.target_bytes = wanted
-        if _preadv2(plan.descriptor, plan.vector_address, 1, plan.position, _NOWAIT) != wanted:
-            return i
-        count, used = _index(plan, walk[0], memory, base, wanted)
+        count, used, available = 0, 0, 0
+        while available < wanted and count < plan.packet_capacity:
+            plan.target = plan.memory_address + base + available
+            plan.target_bytes = min(PIECE_BYTES, wanted - available)
+            read = _preadv2(plan.descriptor, plan.vector_address, 1, plan.position + available, _NOWAIT)
+            if read != plan.target_bytes:
+                return i
+            available += read
+            count, used = _index(plan, walk[0], memory, base, available, count, used)
         if count == 0:
             return i
         plan.position += used
@@ -106,11 +112,12 @@ def read_windows(reading: Rows, walk: Rows, slots: Slots, key: Bytes, memory: By
 
 
 @inlined_kernel
-def _index(plan: Any, walk: Any, memory: Bytes, base: int, available: int) -> tuple[int, int]:
-    """As ``pcap_kernels.index_sound``, into the packet table of the slot at ``base``: rows, and bytes used."""
+def _index(plan: Any, walk: Any, memory: Bytes, base: int, available: int, count: int, at: int) -> tuple[int, int]:
+    """As ``pcap_kernels.index_sound``, into the packet table of the slot at ``base``: rows, and bytes used. Goes on
+    behind ``count`` rows, which used ``at`` bytes."""
     swapped, header, tick_ns, limit_bytes = walk.swapped != 0, walk.header_bytes, walk.tick_ns, walk.limit_bytes
-    row = base + plan.packets_offset
-    at, count, capacity, last_seconds = 0, 0, plan.packet_capacity, walk.last_seconds
+    row = base + plan.packets_offset + count * 24
+    capacity, last_seconds = plan.packet_capacity, walk.last_seconds
     while count < capacity and at + header <= available:
         here = base + at
         captured = u32(memory, here + 8, swapped)
