@@ -278,24 +278,24 @@ class Fleet:
         self._loop.add_reader(ours.fileno(), self._readable, worker)
 
     def _readable(self, worker: Worker) -> None:
-        # One message: the loop calls again while there are more, which costs less than to look in vain each time.
-        try:
-            message, fds, _, _ = socket.recv_fds(worker.connection, wire.MESSAGE_BYTES, 4)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            message, fds = b"", []
-        if not message:
-            self._ended(worker)
-            return
-        kind = wire.kind_of(message)
-        if kind >= 0:
-            self._events.worker_batch(worker, message)
-        elif kind == wire.SPILL:
-            slot, size = wire.decode_spill(message)
-            self._events.worker_spill(slot, fds[0], size)
-        else:
-            self._control(worker, wire.decode_control(message))
+        while True:
+            try:
+                message, fds, _, _ = socket.recv_fds(worker.connection, wire.MESSAGE_BYTES, 4)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                message, fds = b"", []
+            if not message:
+                self._ended(worker)
+                return
+            kind = wire.kind_of(message)
+            if kind >= 0:
+                self._events.worker_batch(worker, message)
+            elif kind == wire.SPILL:
+                slot, size = wire.decode_spill(message)
+                self._events.worker_spill(slot, fds[0], size)
+            else:
+                self._control(worker, wire.decode_control(message))
 
     def _control(self, worker: Worker, content: dict[str, Any]) -> None:
         if content.get("ready"):
