@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import signal
 import time
@@ -120,7 +119,6 @@ class Service:
                 await self._drain()
         finally:
             await self._close()
-            gc.unfreeze()
         if self._error is not None:
             raise self._error
         if self._signal is not None and not self._drained:
@@ -144,8 +142,6 @@ class Service:
         await self._until_started(steering.warm())
         for running in self.sources.values():
             self._run_source(running)
-        gc.collect()
-        gc.freeze()  # what was loaded stays: collections in mid-stream need not walk it again
         self.started_ns = time.monotonic_ns()
         self.phase = "running"
         _log.info("started", sources=list(self.config.sources), workers=self.config.fleet_workers)

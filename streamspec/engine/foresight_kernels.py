@@ -92,6 +92,23 @@ _STEEPNESS = 7.0
 
 
 @kernel
+def _cheapest(row: Any, length: int, count: int, price_ns: float, margin: float, room_ns: float) -> int:
+    """The variant with the smallest ``work + bytes_out * price`` of those whose work times ``margin`` fits into the
+    room; -1 when none does, or none is predicted."""
+    best = -1
+    best_cost = 0.0
+    for variant in range(count):
+        work = row.variant_work_ns[variant]
+        if not work > 0 or not work * margin <= room_ns:
+            continue
+        cost = work + row.variant_ratio[variant] * length * price_ns
+        if best < 0 or cost < best_cost:
+            best = variant
+            best_cost = cost
+    return best
+
+
+@kernel
 def variant_in_time(row: Any, length: int, count: int, price_ns: float, spent_ns: float, limit_ns: float) -> int:
     """The variant for a segment that waited ``spent_ns`` and has ``limit_ns`` from its arrival on; -1: the default.
 
@@ -104,19 +121,8 @@ def variant_in_time(row: Any, length: int, count: int, price_ns: float, spent_ns
     if price_ns < 0 and age < 1.0 and row.work_ns * margin <= room:
         return -1
     price = 0.0 if age >= 1.0 or price_ns < 0 else price_ns * math.exp(-_STEEPNESS * age * age)
-    best = fastest = -1
-    best_cost = 0.0
-    for variant in range(count):
-        work = row.variant_work_ns[variant]
-        if not work > 0:
-            continue
-        if fastest < 0 or work < row.variant_work_ns[fastest]:
-            fastest = variant
-        cost = work + row.variant_ratio[variant] * length * price
-        if work * margin <= room and (best < 0 or cost < best_cost):
-            best = variant
-            best_cost = cost
-    return best if best >= 0 else fastest
+    best = _cheapest(row, length, count, price, margin, room)
+    return best if best >= 0 else _cheapest(row, length, count, 0.0, 1.0, math.inf)
 
 
 @kernel
@@ -172,17 +178,8 @@ def choose_variants(headers: Rows, slots: Slots, predictions: Rows, stage: int, 
     """
     for i in range(slots.shape[0]):
         slot = slots[i]
-        row = predictions[slot]
-        best = -1
-        best_cost = 0.0
-        for variant in range(count):
-            if not row.variant_work_ns[variant] > 0:
-                continue
-            cost = row.variant_work_ns[variant] + row.variant_ratio[variant] * headers[slot].length * price_ns
-            if best < 0 or cost < best_cost:
-                best = variant
-                best_cost = cost
-        headers[slot].variant[stage] = best
+        length = headers[slot].length
+        headers[slot].variant[stage] = _cheapest(predictions[slot], length, count, price_ns, 1.0, math.inf)
 
 
 @kernel
