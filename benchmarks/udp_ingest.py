@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -27,10 +26,11 @@ from typing import Any
 import numpy as np
 import uvloop
 
+from benchmarks._outgoing import Outgoing
 from streamspec.core.clock import SystemClock
 from streamspec.core.interfaces import Slots
 from streamspec.sources.udp import UdpConfig
-from streamspec.sources.udp_socket import MESSAGE, VECTOR, grow_receive_buffer, read_socket_drops
+from streamspec.sources.udp_socket import grow_receive_buffer, read_socket_drops
 from streamspec.testing.intake import SMALL_LAYOUT, RecordingIntake
 
 DATAGRAM_BYTES = 200
@@ -51,10 +51,8 @@ def generate(port: int, rate: float, seconds: float, peers: int) -> dict[str, fl
         one.connect(("127.0.0.1", port))
     descriptors = [one.fileno() for one in sockets]
     batch = GENERATOR_BATCH if peers == 1 else 1
-    messages, _keep = _outgoing(batch)
-    send = ctypes.CDLL(None).sendmmsg
-    send.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
-    address = messages.ctypes.data
+    payload = np.full(DATAGRAM_BYTES, 0x61, dtype=np.uint8)
+    outgoing = Outgoing(payload, [0] * batch, DATAGRAM_BYTES)
     sent = turn = 0
     total = int(rate * seconds)
     started = time.perf_counter()
@@ -63,23 +61,12 @@ def generate(port: int, rate: float, seconds: float, peers: int) -> dict[str, fl
         if elapsed > 2 * seconds:
             break
         while sent < min(total, rate * elapsed):
-            sent += max(0, send(descriptors[turn], address, batch, 0))
+            sent += outgoing.send(descriptors[turn], 0, batch)
             turn = (turn + 1) % peers
     elapsed = time.perf_counter() - started
     for one in sockets:
         one.close()
     return {"sent": sent, "rate": sent / elapsed}
-
-
-def _outgoing(batch: int) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
-    payload = np.full(DATAGRAM_BYTES, 0x61, dtype=np.uint8)
-    vectors = np.zeros(batch, dtype=VECTOR)
-    vectors["base"] = payload.ctypes.data
-    vectors["length"] = DATAGRAM_BYTES
-    messages = np.zeros(batch, dtype=MESSAGE)
-    messages["vector"] = vectors.ctypes.data + np.arange(batch, dtype=np.uint64) * np.uint64(VECTOR.itemsize)
-    messages["vector_length"] = 1
-    return messages, [payload, vectors]
 
 
 async def start_generator(port: int, rate: float, seconds: float, peers: int) -> dict[str, float]:

@@ -20,9 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.control.hindsight import best_static
 from benchmarks.control.traces import SHAPES, load_pool
 from benchmarks.control.wrong_models import KINDS
 
@@ -112,13 +114,6 @@ def run(spec: Spec, pool: Path) -> dict[str, Any]:
     return result
 
 
-def best_static(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Least misses within half a point, then the fewest worker-seconds."""
-    least = min(row["miss_ratio"] for row in rows)
-    good = [row for row in rows if row["miss_ratio"] <= least + 0.005]
-    return min(good, key=lambda row: (row["worker_seconds_per_second"], row["bytes_out"]))
-
-
 def main() -> None:
     """Print a table per shape."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,25 +136,32 @@ def main() -> None:
 
 def _measure(shape: str, options: argparse.Namespace, pool: Path) -> None:
     base = {"shape": shape, "seconds": options.seconds, "load": options.load, "learning_seconds": LEARNING_SECONDS}
+    reference = "static default" if options.misled else "best static"
     rows: dict[str, list[dict[str, Any]]] = {}
-    if options.misled:
-        for seed in range(1, options.seeds + 1):
-            for name, spec in misled_settings().items():
-                rows.setdefault(name, []).append(run({**base, "name": name, "seed": seed, **spec}, pool))
-        for name, results in rows.items():
-            _tell(shape, name, results, rows["static default"], as_json=options.json)
-        return
-    controlled = {n: c for n, c in controlled_settings().items() if not options.settings or n in options.settings}
     for seed in range(1, options.seeds + 1):
-        statics = [
-            run({**base, "name": name, "seed": seed, "config": config}, pool)
-            for name, config in static_settings(full=options.full).items()
-        ]
-        rows.setdefault("best static", []).append(best_static(statics))
-        for name, config in controlled.items():
-            rows.setdefault(name, []).append(run({**base, "name": name, "seed": seed, "config": config}, pool))
+        if not options.misled:
+            statics = [
+                run({**base, "name": name, "seed": seed, "config": config}, pool)
+                for name, config in static_settings(full=options.full).items()
+            ]
+            rows.setdefault(reference, []).append(
+                best_static(statics, itemgetter("miss_ratio"), itemgetter("worker_seconds_per_second", "bytes_out"))
+            )
+        for name, spec in _compared(options).items():
+            rows.setdefault(name, []).append(run({**base, "name": name, "seed": seed, **spec}, pool))
     for name, results in rows.items():
-        _tell(shape, name, results, rows["best static"], as_json=options.json)
+        _tell(shape, name, results, rows[reference], as_json=options.json)
+
+
+def _compared(options: argparse.Namespace) -> dict[str, Spec]:
+    """What stands beside the reference."""
+    if options.misled:
+        return misled_settings()
+    return {
+        name: {"config": config}
+        for name, config in controlled_settings().items()
+        if not options.settings or name in options.settings
+    }
 
 
 def _tell(

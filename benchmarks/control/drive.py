@@ -171,6 +171,7 @@ def _report(
     measured = np.concatenate(meter.measured)
     learning_ns = spec.get("learning_seconds", 0) * 1e9
     settled = np.concatenate(meter.arrival_ns) - TraceSource.current.start_ns > learning_ns
+    counted = settled if settled.any() else ~settled  # of a trace that ends before, all
     segments, due = len(trace.due_ns), int((trace.due_ns > learning_ns).sum())
     lost = segments - len(latency)
     light = measured <= np.median(measured)
@@ -182,9 +183,9 @@ def _report(
         "miss_ratio": (int((latency > objective).sum()) + lost) / segments,
         "settled_miss_ratio": 1.0 - int((latency[settled] <= objective).sum()) / due if due else None,
         "learning_miss_ratio": float((latency[~settled] > objective).mean()) if (~settled).any() else None,
-        "p50_ms": float(np.percentile(latency[settled], 50) * 1e3),
-        "p99_ms": float(np.percentile(latency[settled], 99) * 1e3),
-        "light_p99_ms": float(np.percentile(latency[settled & light], 99) * 1e3),
+        "p50_ms": float(np.percentile(latency[counted], 50) * 1e3),
+        "p99_ms": float(np.percentile(latency[counted], 99) * 1e3),
+        "light_p99_ms": float(np.percentile(latency[counted & light], 99) * 1e3),
         "worker_seconds_per_second": meter.worker_seconds / max(meter.seconds, 1e-9),
         "cpu_seconds_per_second": (
             after.user - before.user + after.system - before.system + after.children_user + after.children_system

@@ -9,7 +9,6 @@ doubled, or written out of order. All have a receive buffer of 16 MiB: ``net.cor
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 import sys
@@ -23,13 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks._outgoing import Outgoing
 from benchmarks.proof import peers
 from benchmarks.proof.harness import ROOT, Contender, Job, Measures, NotRun, Wrong, own_version
 from benchmarks.proof.highest_rate import CONFIRMATIONS, highest_rate
 from benchmarks.proof.job_b_kernels import stamp
 from benchmarks.proof.pace import Pace
 from benchmarks.proof.processes import NICENESS, Tree
-from streamspec.sources.udp_socket import MESSAGE, VECTOR
 
 SCRIPTS = Path(__file__).with_name("job_b_peers")
 MESSAGE_BYTES = 200
@@ -57,15 +56,7 @@ class Sender:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.connect(("127.0.0.1", port))
         self._rows = np.tile(np.frombuffer(HEAD + BODY, dtype=np.uint8), (BATCH, 1))
-        vectors = np.zeros(BATCH, dtype=VECTOR)
-        vectors["base"] = self._rows.ctypes.data + np.arange(BATCH, dtype=np.uint64) * np.uint64(MESSAGE_BYTES)
-        vectors["length"] = MESSAGE_BYTES
-        messages = np.zeros(BATCH, dtype=MESSAGE)
-        messages["vector"] = vectors.ctypes.data + np.arange(BATCH, dtype=np.uint64) * np.uint64(VECTOR.itemsize)
-        messages["vector_length"] = 1
-        self._vectors, self._messages = vectors, messages
-        self._send = ctypes.CDLL(None).sendmmsg
-        self._send.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+        self._outgoing = Outgoing(self._rows, np.arange(BATCH) * MESSAGE_BYTES, MESSAGE_BYTES)
         self._column = len(HEAD) + TEXT.index(b"0")
         self.number = 0
 
@@ -83,7 +74,7 @@ class Sender:
 
     def _send_batch(self, count: int) -> int:
         stamp(self._rows[:count], self._column, self.number)
-        sent: int = max(0, self._send(self._socket.fileno(), self._messages.ctypes.data, count, 0))
+        sent = self._outgoing.send(self._socket.fileno(), 0, count)
         self.number += sent
         return sent
 

@@ -9,7 +9,6 @@ have had the core. ``tcpdump`` only writes packets: the floor. All have rings of
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._outgoing import Outgoing
 from benchmarks.proof import flow_tables, peers
 from benchmarks.proof.flow_tables import Key, Table
 from benchmarks.proof.harness import ROOT, Contender, Job, Measures, NotRun, Wrong, own_version
@@ -34,7 +34,6 @@ from benchmarks.proof.highest_rate import highest_rate
 from benchmarks.proof.job_b import memory_folder, own_core, receiver_cores
 from benchmarks.proof.pace import Pace
 from benchmarks.proof.processes import Tree
-from streamspec.sources.udp_socket import MESSAGE, VECTOR
 from streamspec.testing.namespaces import add_pair, inside, network_namespace
 
 SCRIPTS = Path(__file__).with_name("job_d_peers")
@@ -64,16 +63,8 @@ class FrameSender:
             self._socket.bind(("wire1", 0))
         self._socket.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         self._namespace = namespace
-        self._frames = np.frombuffer(b"".join(frame(flow) for flow in range(FLOWS)), dtype=np.uint8).copy()
-        vectors = np.zeros(FLOWS, dtype=VECTOR)
-        vectors["base"] = self._frames.ctypes.data + np.arange(FLOWS, dtype=np.uint64) * np.uint64(FRAME_BYTES)
-        vectors["length"] = FRAME_BYTES
-        messages = np.zeros(FLOWS, dtype=MESSAGE)
-        messages["vector"] = vectors.ctypes.data + np.arange(FLOWS, dtype=np.uint64) * np.uint64(VECTOR.itemsize)
-        messages["vector_length"] = 1
-        self._vectors, self._messages = vectors, messages
-        self._send = ctypes.CDLL(None).sendmmsg
-        self._send.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+        frames = np.frombuffer(b"".join(frame(flow) for flow in range(FLOWS)), dtype=np.uint8).copy()
+        self._outgoing = Outgoing(frames, np.arange(FLOWS) * FRAME_BYTES, FRAME_BYTES)
 
     def send(self, rate: float, seconds: float) -> tuple[int, float]:
         """At this rate for so long, or until twice the time is over: frames sent, and the rate they had."""
@@ -81,9 +72,8 @@ class FrameSender:
         while sent < pace.total and (due := pace.due(sent)) >= 0:
             if sent < due:
                 first = sent % FLOWS
-                address = self._messages.ctypes.data + first * MESSAGE.itemsize
                 count = min(BATCH, pace.total - sent, FLOWS - first)
-                sent += max(0, self._send(self._socket.fileno(), address, count, 0))
+                sent += self._outgoing.send(self._socket.fileno(), first, count)
         return sent, pace.reached(sent)
 
     def tick(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.control.hindsight import best_static
 from benchmarks.proof.results import OURS, Entry, JobResults
 
 LIGHT_P99 = "light_p99_seconds"
@@ -91,13 +92,10 @@ def _light_latency(results: JobResults) -> float | None:
 
 
 def _best_static(results: JobResults, shape: str) -> Entry | None:
-    """Least misses within half a point, then the fewest workers; chosen with hindsight."""
     entries = [e for name, e in results.phases.get(shape, {}).items() if name.startswith("static") and e.measures]
     if not entries:
         return None
-    least = min(entry.median("miss_ratio") or 0.0 for entry in entries)
-    good = [entry for entry in entries if (entry.median("miss_ratio") or 0.0) <= least + 0.005]
-    return min(good, key=lambda entry: entry.median("workers") or 0.0)
+    return best_static(entries, lambda e: e.median("miss_ratio") or 0.0, lambda e: e.median("workers") or 0.0)
 
 
 def fewer_misses(shape: str) -> Callable[[JobResults], float | None]:
